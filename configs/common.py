@@ -12,6 +12,7 @@ def make_config(name: str, env_id: str, total_env_steps: int) -> ml_collections.
             "name": name,
             "seed": 1,
             "total_env_steps": total_env_steps,
+            "total_updates": 0,
             "smoke": False,
             "determinism": "exact",
             "on_nonfinite": "stop",

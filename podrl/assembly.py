@@ -33,10 +33,11 @@ from podrl.learning.learner import Learner
 from podrl.learning.memory_check import check_experience_fits, check_state_fits
 from podrl.learning.micro_batches import partition_of, resolve_partition
 from podrl.learning.programs import FusedPrograms, Programs, make_learner
+from podrl.learning.recorded import Recorded, make_offline_learner, make_recorded, open_recorded
 from podrl.learning.replay import check_sequence_replay, num_groups
 from podrl.learning.seeds import SeedsLearner, check_seeds
 from podrl.learning.sharding import make_split_networks
-from podrl.loops import anakin, sebulba
+from podrl.loops import anakin, offline, sebulba
 from podrl.loops.interface import Assembly, Hooks, Outcome, SeedRun, Services
 from podrl.mesh import ShardingRule, Topology, make_topology
 from podrl.networks.available import make_networks
@@ -72,15 +73,17 @@ def assemble(
     Raises:
         ConfigError: if they do not fit.
     """
+    data = open_recorded(config.data.path)
     with watching(f"env.id={config.env.id!r} in its module, constructor, or first reset or step"):
         asked, source, spec = load_environment(config, jax.process_index())
-    topology = make_topology(asked.topology, devices)
+    topology = make_topology(asked.topology, devices, acts=not asked.is_offline)
     check_seeds(asked, topology)
     if devices is None:  # Others stand for devices that are not here.
         check_experience_fits(asked, spec, topology)
     config = resolve_partition(asked, topology)
     layout = make_layout(config, topology)
     check_sequence_replay(config, layout, topology)
+    recorded = None if data is None else make_recorded(config, data, spec, topology)
     agent, rules = make_split_agent(config, spec, topology.learner)
     check_publishing(config, agent)
     assembly = Assembly(
@@ -92,7 +95,8 @@ def assemble(
         layout=layout,
         agent=agent,
         rules=rules,
-        learner=_make_learner(config, agent, source, spec, topology, rules),
+        learner=_make_learner(config, agent, source, spec, topology, rules, recorded),
+        recorded=recorded,
     )
     if devices is None:
         check_workers(config, layout)
@@ -109,12 +113,20 @@ def make_acting_agent(config: Config, spec: EnvSpec) -> Agent:
 def with_agent(assembly: Assembly, agent: Agent) -> Assembly:
     """The same run with another agent."""
     parts = (assembly.config, agent, assembly.source, assembly.spec, assembly.topology, assembly.rules)
-    return dataclasses.replace(assembly, agent=agent, learner=_make_learner(*parts))
+    return dataclasses.replace(assembly, agent=agent, learner=_make_learner(*parts, assembly.recorded))
 
 
 def _make_learner(
-    config: Config, agent: Agent, source: Source, spec: EnvSpec, topology: Topology, rules: Sequence[ShardingRule]
+    config: Config,
+    agent: Agent,
+    source: Source,
+    spec: EnvSpec,
+    topology: Topology,
+    rules: Sequence[ShardingRule],
+    recorded: Recorded | None,
 ) -> Learner | FusedLearner | SeedsLearner:
+    if recorded is not None:
+        return make_offline_learner(config, agent, recorded, topology.learner, rules)
     if config.topology.placement != "anakin":
         return make_learner(config, agent, spec, topology.learner, rules)
     environment, num_seeds = make_environment(source, config.env), config.topology.seeds
@@ -149,18 +161,6 @@ def resume_at(assembly: Assembly, begun: Counters) -> Assembly:
         return assembly
     agent, _ = make_split_agent(config, assembly.spec, assembly.topology.learner, begun)
     return with_agent(assembly, agent)
-
-
-def with_replay(assembly: Assembly, start: Snapshot | None) -> Snapshot | None:
-    """The snapshot that a run resumes from, with an empty replay if its checkpoint had none."""
-    learner = assembly.learner if isinstance(assembly.learner, Learner) else assembly.learner.learner
-    is_missing = start is not None and not jax.tree.leaves(start.state.replay)
-    if start is None or not is_missing or not jax.tree.leaves(learner.state_sharding.replay):
-        return start
-    make: Callable[..., PyTree] = jax.jit(
-        lambda key: learner.make_state(key).replay, out_shardings=learner.state_sharding.replay
-    )
-    return dataclasses.replace(start, state=dataclasses.replace(start.state, replay=make(start.state.key)))
 
 
 def make_split_agent(
@@ -199,7 +199,7 @@ def make_wrapped_agent(config: Config, networks: Networks, spec: EnvSpec, begun:
     """
     begun = begun or Counters()
     num_updates, ahead = last_update(config, begun), updates_ahead(config, begun)
-    replays = config.agent.update_shape.sequences is not None
+    replays = config.agent.update_shape.sequences is not None and not config.is_offline
     own = {"group_size": config.actors.num_envs // num_groups(config)} if replays else {}
     agent = load_agent(config.agent.name).make_agent(
         config.agent,
@@ -226,8 +226,8 @@ def run(
     programs: Programs | FusedPrograms | None = None,
     seeds: Sequence[SeedRun] = (),
 ) -> Outcome:
-    """Trains by the run loop of `topology.placement`; see `podrl.loops.sebulba.run` and `podrl.loops.anakin.run`."""
-    loop: Callable[..., Outcome] = sebulba.run
+    """Trains by the run loop of the config, see `podrl.loops`: from a data set, or as `topology.placement` says."""
+    loop: Callable[..., Outcome] = sebulba.run if assembly.recorded is None else offline.run
     if not isinstance(assembly.learner, Learner):
         loop = functools.partial(anakin.run, seeds=seeds)
     return loop(assembly, start=start, hooks=hooks, services=services, job=job, programs=programs)

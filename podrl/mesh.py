@@ -36,12 +36,14 @@ class Topology:
         actor: The devices that act, with axis `('actor',)`.
         learner: The devices that learn, with axes `('data', 'model')`.
         process_index: The index of this process.
+        acts: Whether experience is made on the devices that act; offline only evaluations act there.
     """
 
     mesh: Mesh
     actor: Mesh
     learner: Mesh
     process_index: int
+    acts: bool = True
 
     @property
     def num_processes(self) -> int:
@@ -61,12 +63,11 @@ class Topology:
 
     def describe(self) -> str:
         """Describes the split in one line: `1 process x 4 cpu devices: 1 act, 3 learn`."""
-        per_process = self.mesh.shape["device"]
-        actors = len(self.local_actor_devices)
-        learners = self.local_learner.size
+        per_process, learners = self.mesh.shape["device"], self.local_learner.size
+        actors = len(self.local_actor_devices) if self.acts else 0
         shared = actors + learners - per_process
         rest = f", {shared} of them both" if shared > 0 else f", {-shared} idle" if shared < 0 else ""
-        split = f"{actors} act, {learners} learn{rest}"
+        split = f"{actors} act, {learners} learn{rest}" if self.acts else f"{learners} learn{rest}, none acts"
         if actors == learners == per_process:
             split = "acts and learns" if per_process == 1 else "all act and learn"
         kind = self.mesh.devices.flat[0].device_kind
@@ -74,7 +75,11 @@ class Topology:
 
 
 def make_topology(
-    config: TopologyConfig, devices: Sequence[jax.Device] | None = None, process_index: int | None = None
+    config: TopologyConfig,
+    devices: Sequence[jax.Device] | None = None,
+    process_index: int | None = None,
+    *,
+    acts: bool = True,
 ) -> Topology:
     """Splits the devices of the job into actors and learners.
 
@@ -82,20 +87,25 @@ def make_topology(
         config: The `topology` section; zeros mean automatic.
         devices: All devices of the job; by default `jax.devices()`.
         process_index: The index of this process; by default `jax.process_index()`.
+        acts: Whether some act; if not, all learn unless `learner_devices_per_process` says how many.
 
     Raises:
         ConfigError: If the split does not fit the devices.
     """
     devices = sorted(jax.devices() if devices is None else devices, key=lambda d: (d.process_index, d.id))
     per_process = _devices_per_process(devices)
+    if not acts:
+        learners = config.learner_devices_per_process or per_process
+        config = dataclasses.replace(config, learner_devices_per_process=learners, placement="sebulba")
     num_actors, num_learners = _split(config, per_process, divided=not is_undivided(devices))
     grid = np.array(devices).reshape(-1, per_process)
-    learners = grid[:, per_process - num_learners :].reshape(-1, config.model_devices)
+    learning = grid[:, per_process - num_learners :].reshape(-1, config.model_devices)
     return Topology(
         mesh=_mesh(grid, ("process", "device")),
         actor=_mesh(grid[:, :num_actors].reshape(-1), ("actor",)),
-        learner=_mesh(learners, ("data", "model")),
+        learner=_mesh(learning, ("data", "model")),
         process_index=jax.process_index() if process_index is None else process_index,
+        acts=acts,
     )
 
 

@@ -16,12 +16,12 @@ import time
 
 from absl import logging
 
-from podrl.assembly import assemble_job, resolve, resume_at, run, with_replay
+from podrl.assembly import assemble_job, resolve, resume_at, run
 from podrl.config.commandline import CommandLine
 from podrl.config.config import MISTAKE, Config, ConfigError, check
 from podrl.config.paths import absolute_workdir
 from podrl.experience.schedule import last_update
-from podrl.loops.common_start import find_starts
+from podrl.loops.common_start import find_starts, with_replay
 from podrl.loops.interface import Outcome, Services
 from podrl.loops.opening import Place, open_checkpoints, open_places, open_seeds
 from podrl.loops.services import agree_on_end, make_hooks, make_summary, open_instruments
@@ -47,6 +47,7 @@ from podrl.runtime.stop_signals import INTERRUPTED, ending_waits
 from podrl.runtime.streams import keep_printing
 from podrl.runtime.tool import refuse_module
 from podrl.runtime.watchdog import STALLED
+from podrl.smoke_data import with_smoke_data
 from podrl.telemetry.log_lines import configure_logging
 from podrl.types import Counters
 
@@ -129,6 +130,7 @@ def train(
     """
     start_s = time.perf_counter()
     place = absolute_workdir(workdir or default_folder(config.name))  # Before any environment can change the folder.
+    config = with_smoke_data(config, place, job)
     on_stall = functools.partial(tell_of_stall, job, config.watchdog_s)
     assembly = assemble_job(config, job, on_stall)
     # Hosts may differ in how long they take to restore; one that is lost meanwhile is missed at once.
@@ -144,8 +146,7 @@ def train(
         )
         whole = Place(*open_one(assembly.asked, place, guard, is_new=not workdir), guard)
         places = open_places(stack, assembly.asked, whole, open_one, stop_code)
-        folder = whole.folder
-        instruments = stack.enter_context(open_instruments(assembly, folder, job, on_stall, profile=profile))
+        instruments = stack.enter_context(open_instruments(assembly, whole.folder, job, on_stall, profile=profile))
         display, watchdog, profiler, ledger = instruments
         checkpointers = open_checkpoints(stack, assembly, places)
         with ledger.spend("checkpoint"):
@@ -156,14 +157,13 @@ def train(
         profiler.last_update = last_update(assembly.config, begin)
         manifest = make_manifest(assembly.config, assembly.topology, argv, job.hosts)
         stop, vote = make_stop(job, assembly.topology.learner, stop_code)
-        checks = [checkpointer.check_save for checkpointer in checkpointers]
         seeds = open_seeds(
             *(stack, assembly, whole, places),
             starts=starts,
             checkpointers=checkpointers,
             instruments=instruments,
             manifest=manifest,
-            hooks=make_hooks(instruments, checks=(*checks, vote)),
+            hooks=make_hooks(instruments, checks=(*(each.check_save for each in checkpointers), vote)),
             services=Services(stop=stop, ledger=ledger, watchdog=watchdog, annotate=profiler.annotate),
             job=job,
         )
@@ -177,7 +177,7 @@ def train(
                 checkpointer.close()
             outcome = agree_on_end(outcome, stop_code(), share, job.name_of)
         if not outcome.finished:
-            logging.info("To resume: the same command with --workdir=%s", folder)
+            logging.info("To resume: the same command with --workdir=%s", whole.folder)
         display.summary(make_summary(assembly, outcome, wall_s=time.perf_counter() - start_s))
     return outcome
 

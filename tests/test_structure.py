@@ -27,7 +27,19 @@ ROOMS = [
         "experience",
         "learning",
     ),
-    *("evaluation", "telemetry", "runs", "loops", "assembly", "saved_run", "recording", "train", "launch", "studies"),
+    *(
+        "evaluation",
+        "telemetry",
+        "runs",
+        "loops",
+        "assembly",
+        "saved_run",
+        "recording",
+        "smoke_data",
+        "train",
+        "launch",
+        "studies",
+    ),
     "performance",
 ]
 # What starts at once, or runs where no JAX is: launchers, processes that serve a run, tools over folders of runs.
@@ -75,7 +87,7 @@ def test_a_folders_own_file_says_what_it_is_for_and_nothing_else(folder):
 
 # Lines; of functions those beside the docstring. The loops and `train` tell a run as one story, and may be longer.
 MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_LINES_OF_A_STORY = 250, 50, 70
-STORIES = {"podrl/loops/sebulba.py: run", "podrl/loops/anakin.py: run", "podrl/train.py: train"}
+STORIES = {*(f"podrl/loops/{loop}.py: run" for loop in ("sebulba", "anakin", "offline")), "podrl/train.py: train"}
 
 
 def lengths(path):

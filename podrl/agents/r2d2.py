@@ -7,7 +7,8 @@ are drawn by priority, and weighted in the loss by how likely that was.
 
 The loss is the sum of 0.5 (target - Q(s, a))^2 over a sequence's transitions, times its weight, as a mean over the
 batch's sequences. Without a core, and with sequences of one transition that start at every row
-(`agent.starts='rows'`, `agent.length=1`, `agent.burn_in=0`), this is Ape-X DQN.
+(`agent.starts='rows'`, `agent.length=1`, `agent.burn_in=0`), this is Ape-X DQN. From such sequences of a data set it
+learns too, best with `agent.conservative_weight`, and is then CQL for discrete actions.
 
 Source: Kapturowski et al. 2019, Recurrent experience replay in distributed reinforcement learning, ICLR; Horgan et al.
 2018, arXiv:1803.00933 (Ape-X); the numbers are those of Espeholt et al. 2020, arXiv:1910.06591 (SEED RL).
@@ -22,6 +23,7 @@ from jax import numpy as jnp
 import optax
 
 from podrl.actions import DiscreteActions
+from podrl.agents.parts.conservative import conservative_gradient
 from podrl.agents.parts.interface import Agent, Batch, Partition, SequenceShape, UpdateShape, check_actions
 from podrl.agents.parts.optimizing import make_optimizer
 from podrl.agents.parts.q_learning import (
@@ -31,12 +33,14 @@ from podrl.agents.parts.q_learning import (
     make_explorer_agent,
     with_target,
 )
+from podrl.agents.parts.recorded import samples_of
 from podrl.agents.parts.sequences import (
     accumulate_by_sequence,
     double_q_behind,
     double_q_of_first,
     resume_network,
-    rollouts_of,
+    rows_to_learn,
+    transitions_to_learn,
 )
 from podrl.config.config import check
 from podrl.config.optimizer import OptimizerConfig
@@ -64,6 +68,7 @@ class AgentConfig:
             have `n_steps` steps; otherwise those of the last ones have fewer, as the sequence ends.
         dueling: Whether the network's head adds a state's value and advantages.
         rescale_values: Whether the network learns h(Q), h(x) = sign(x) (sqrt(|x| + 1) - 1) + 0.001 x.
+        conservative_weight: Weight of CQL's term (`podrl.agents.parts.conservative`); 0 leaves it out.
         target_period: Calls of `learn` between two copies of the parameters to the target network.
         epsilon_base: Probability of an action at random in the first environment of each group (`replay.groups`).
         epsilon_power: That of environment i of a group of N is epsilon_base^(1 + epsilon_power i / (N - 1)).
@@ -88,6 +93,7 @@ class AgentConfig:
     length: int = number(1, 10**6, 80)
     dueling: bool = True
     rescale_values: bool = True
+    conservative_weight: float = number(0, 1e6, 0.0)
     target_period: int = number(1, 10**6, 2500)
     epsilon_base: float = number(0, 1, 0.4)
     epsilon_power: float = number(0, 100, 7.0)
@@ -108,16 +114,18 @@ class AgentConfig:
     @property
     def update_shape(self) -> UpdateShape:
         """How an update divides its batch."""
+        return UpdateShape(sequences=self.sequences, recorded=self.sequences if self.starts == "rows" else None)
+
+    @property
+    def sequences(self) -> SequenceShape:
+        """The sequences that it learns from. A data set has none of the carries that those of unrolls start with."""
         at_rows = self.starts == "rows"
-        extra = self.n_steps - 1 if at_rows else 0
-        return UpdateShape(
-            sequences=SequenceShape(
-                burn_in=self.burn_in,
-                length=self.length,
-                extra=extra,
-                from_every_row=at_rows,
-                fewest_in_group=FEWEST_EXPLORERS,
-            )
+        return SequenceShape(
+            burn_in=self.burn_in,
+            length=self.length,
+            extra=self.n_steps - 1 if at_rows else 0,
+            from_every_row=at_rows,
+            fewest_in_group=FEWEST_EXPLORERS,
         )
 
 
@@ -161,13 +169,18 @@ def make_agent(
     )
 
     def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, jax.Array]:
-        sample = rollouts_of(batch)
-        num_sequences, num_learned = sample.weight.shape[0], jnp.sum(_learned(config, sample), dtype=jnp.float32)
+        sample, improvement = samples_of(batch)
+        learned = transitions_to_learn(config.sequences, sample.trajectory)
+        num_sequences, num_learned = sample.weight.shape[0], jnp.sum(learned, dtype=jnp.float32)
 
         def loss(params: PyTree, part: Sample) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:
             return r2d2_loss(config, network, params, state.extra["target"], part, num_sequences, num_learned)
 
         metrics, priority, grads = accumulate_by_sequence(loss, state.params, sample, partition)
+        if config.conservative_weight:
+            term, slopes = conservative_gradient(config, network, state.params, improvement, partition)
+            grads = jax.tree.map(jnp.add, grads, slopes)
+            metrics = {**metrics, **term, "loss/total": metrics["loss/total"] + term["loss/conservative"]}
         rate = optimizer.rate(state.step)
         state, norm = optimizer.apply(state, grads)
         target = optax.periodic_update(
@@ -204,12 +217,12 @@ def r2d2_loss(
         The loss, and metrics that add up to the batch's when summed over its parts, with the sequences' priorities [B].
     """
     trajectory = resume_network(network, sample, lambda carry: carry.network)
-    burn_in = _burn_in(config, sample)
+    burn_in, _ = rows_to_learn(config.sequences, len(trajectory.reward))
     if config.starts == "rows" and network.rows is not None and len(trajectory.reward) == config.n_steps:
         taken, bootstrap = double_q_of_first(network.rows, params, target, trajectory)
     else:
         taken, bootstrap = double_q_behind(network, params, target, trajectory, burn_in)
-    mask = _learned(config, sample)[: len(taken)]
+    mask = transitions_to_learn(config.sequences, trajectory)[: len(taken)]
     rewards = clip_reward(trajectory.reward * config.reward_scale, config.max_reward)
     returns = n_step_returns(
         unscale_value(bootstrap) if config.rescale_values else bootstrap,
@@ -234,15 +247,3 @@ def r2d2_loss(
         },
         sequence_priority(errors, mask, share_of_max=config.share_of_max),
     )
-
-
-def _burn_in(config: AgentConfig, sample: Sample) -> int:
-    """Returns the rows that only warm up the carry: none of a rollout that is no longer than them."""
-    return config.burn_in if config.burn_in < len(sample.trajectory.reward) else 0
-
-
-def _learned(config: AgentConfig, sample: Sample) -> jax.Array:
-    """Returns [T, B] bool behind the burn-in: the transitions that are learned from."""
-    mask = sample.trajectory.is_transition[_burn_in(config, sample) :]
-    extra = config.update_shape.sequences.extra if config.update_shape.sequences else 0
-    return mask & (jnp.arange(len(mask)) < max(len(mask) - extra, 1))[:, None]

@@ -7,7 +7,11 @@ temperature is learned, so that the entropy stays near a target.
 
 A call of `learn` takes one step of the critics, then one of the policy by the new critics, and one of the temperature.
 
-Source: Haarnoja et al. 2018, arXiv:1812.05905, section 5 and algorithm 1; its table 1 has the numbers.
+With `agent.conservative_weight` it is CQL, for data sets: the critics also learn to value the recorded actions above
+others (`podrl.agents.parts.conservative`).
+
+Source: Haarnoja et al. 2018, arXiv:1812.05905, section 5 and algorithm 1; its table 1 has the numbers. Kumar et al.
+2020, arXiv:2006.04779 (CQL).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +23,7 @@ from jax import numpy as jnp
 import optax
 
 from podrl.actions import ContinuousActions
+from podrl.agents.parts.conservative import conservative_term
 from podrl.agents.parts.critic_steps import (
     bootstrap,
     noise_keys,
@@ -55,6 +60,9 @@ class AgentConfig:
         target_rate: Share of the way that the critics' targets go to them in each call of `learn`.
         temperature: The first temperature: the weight of entropy beside rewards.
         target_entropy: The policy's entropy that the temperature is learned for, in nats, for each number of an action.
+        entropy_in_targets: Whether the critics' targets have the entropy of later steps. CQL's have not.
+        conservative_weight: Weight of CQL's term in the loss of each critic; 0 leaves it out.
+        conservative_actions: Uniform actions, and as many of the policy, that estimate the term in each row.
         random_steps: Env steps of the whole job before the policy acts; the actions until then are uniform.
         reward_scale: Rewards are multiplied by it.
     """
@@ -69,6 +77,9 @@ class AgentConfig:
     target_rate: float = number(0, 1, 0.005)
     temperature: float = number(1e-8, 1e6, 1.0)
     target_entropy: float = number(-1e6, 1e6, -1.0)
+    entropy_in_targets: bool = True
+    conservative_weight: float = number(0, 1e6, 0.0)
+    conservative_actions: int = number(1, 10_000, 10)
     random_steps: int = number(0, 2**31, 10_000, open=True)
     reward_scale: float = number(1e-9, 1e9, 1.0)
 
@@ -143,7 +154,8 @@ def _make_learn(
     optimizer, critic_optimizer, temperature_optimizer = optimizers
 
     def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, jax.Array]:
-        (sample, improvement), (key, target_key, policy_key) = samples_of(batch), jax.random.split(state.key, 3)
+        sample, improvement = samples_of(batch)
+        key, target_key, policy_key, term_key = jax.random.split(state.key, 4)
         temperature, before = jnp.exp(state.extra["log_temperature"]), state
 
         def targets_of(part: Trajectory) -> jax.Array:
@@ -152,7 +164,10 @@ def _make_learn(
         def policy_loss(params: PyTree, part: Trajectory) -> tuple[jax.Array, Mapping[str, jax.Array]]:
             return sac_policy_loss(own, params, temperature, part, policy_key)
 
-        state, critic_metrics, priority = take_critic_step(own, critic_optimizer, state, sample, targets_of, partition)
+        term = conservative_term(config, own, state.params, improvement, term_key)
+        state, critic_metrics, priority = take_critic_step(
+            own, critic_optimizer, state, sample, targets_of, partition, term
+        )
         state, metrics = take_policy_step(own, optimizer, state, improvement, policy_loss, partition)
         excess = metrics["policy/entropy"] - config.target_entropy * own.size
         slope = jnp.where(jnp.any(improvement.trajectory.is_transition), excess, 0.0)
@@ -168,7 +183,7 @@ def _make_learn(
         }
         told = {"policy/temperature": temperature, "loss/learning_rate": optimizer.rate(state.step)}
         state = dataclasses.replace(state, extra=extra, key=key)
-        return state, total_metrics({**critic_metrics, **metrics, **told}), priority
+        return state, total_metrics({**critic_metrics, **metrics, **told}, [term.name] if term else []), priority
 
     return learn
 
@@ -177,6 +192,8 @@ def sac_targets(
     config: AgentConfig, networks: TwinCritic, state: LearnerState, trajectory: Trajectory, key: jax.Array
 ) -> jax.Array:
     """Computes the critics' targets r + discount (min Q_target(s', a') - temperature log pi(a'|s')), a' ~ pi(s').
+
+    Without `entropy_in_targets` the last term is left out.
 
     Args:
         config: Hyper-parameters.
@@ -193,7 +210,9 @@ def sac_targets(
     sample = jax.vmap(networks.distribution.sample_and_log_prob)
     action, log_prob = sample(noise_keys(key, trajectory), networks.policy_at(state.params, trajectory, 1))
     values = jnp.min(networks.values_at(state.extra["target"], trajectory, 1, action), axis=-1)
-    return bootstrap(config, trajectory, values - jnp.exp(state.extra["log_temperature"]) * log_prob)
+    if config.entropy_in_targets:
+        values = values - jnp.exp(state.extra["log_temperature"]) * log_prob
+    return bootstrap(config, trajectory, values)
 
 
 def sac_policy_loss(

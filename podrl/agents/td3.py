@@ -4,7 +4,11 @@ Three things keep the critics' errors small. Their targets bootstrap from the sm
 for the action of a slow copy of the policy with clipped noise, as similar actions have similar values; and the policy
 and all slow copies move only at every `policy_period`th call of `learn`. Actors add noise of their own.
 
-Source: Fujimoto et al. 2018, arXiv:1802.09477, algorithm 1; its appendix C has the numbers.
+With `agent.behaviour_alpha` it is TD3+BC, for data sets: the policy also stays near the recorded actions
+(`podrl.agents.parts.behaviour`).
+
+Source: Fujimoto et al. 2018, arXiv:1802.09477, algorithm 1; its appendix C has the numbers. Fujimoto & Gu 2021,
+arXiv:2106.06860 (TD3+BC).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +20,7 @@ from jax import numpy as jnp
 import optax
 
 from podrl.actions import ContinuousActions
+from podrl.agents.parts.behaviour import stay_near_recorded
 from podrl.agents.parts.critic_steps import (
     bootstrap,
     noise_keys,
@@ -53,6 +58,8 @@ class AgentConfig:
         exploration_noise: Standard deviation of the noise that actors add, where actions span [-1, 1].
         target_noise: Standard deviation of the noise of the targets' actions.
         max_target_noise: That noise is clipped to [-max_target_noise, max_target_noise].
+        behaviour_alpha: TD3+BC's alpha: the weight of values, in units of their mean size, beside the squared distance
+            to the recorded action. 0 leaves the distance out, as TD3 does.
         random_steps: Env steps of the whole job before the policy acts; the actions until then are uniform.
         reward_scale: Rewards are multiplied by it.
     """
@@ -68,6 +75,7 @@ class AgentConfig:
     exploration_noise: float = number(0, 10, 0.1)
     target_noise: float = number(0, 10, 0.2)
     max_target_noise: float = number(0, 10, 0.5)
+    behaviour_alpha: float = number(0, 1e6, 0.0)
     random_steps: int = number(0, 2**31, 10_000, open=True)
     reward_scale: float = number(1e-9, 1e9, 1.0)
 
@@ -147,7 +155,8 @@ def _make_learn(
             return td3_policy_loss(own, params, part)
 
         def move_policy(state: LearnerState) -> tuple[LearnerState, Metrics]:
-            state, metrics = take_policy_step(own, optimizer, state, improvement, policy_loss, partition)
+            constrained = stay_near_recorded(config.behaviour_alpha, own, state.params, improvement, policy_loss)
+            state, metrics = take_policy_step(own, optimizer, state, improvement, constrained, partition)
             target = optax.incremental_update(state.params, state.extra["target"], config.target_rate)
             return dataclasses.replace(state, extra={**state.extra, "target": target}), metrics
 

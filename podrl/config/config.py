@@ -8,7 +8,9 @@ on every machine. docs/config.md lists every key with the values that it takes.
 import dataclasses
 from typing import Any
 
-from podrl.config.ranges import LONGEST_S, SIZE, check_values, choice, number, text, texts
+from podrl.config.data import DataConfig
+from podrl.config.progress import CheckpointConfig, EvaluateConfig, LogConfig
+from podrl.config.ranges import LONGEST_S, SIZE, check_values, choice, number, text
 from podrl.config.remote import RemoteConfig
 from podrl.config.replay import ReplayConfig
 from podrl.config.sections import ENV_SETTINGS, ActorsConfig, EnvConfig, NetworkConfig, check_not_a_setting
@@ -22,6 +24,7 @@ __all__ = [
     "CheckpointConfig",
     "Config",
     "ConfigError",
+    "DataConfig",
     "EnvConfig",
     "EvaluateConfig",
     "LogConfig",
@@ -38,93 +41,14 @@ __all__ = [
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
-    """Which checkpoints are made and kept.
-
-    A run resumes bit for bit from any of them. At each of these checkpoints environments on the host are opened anew,
-    also in a run that is not stopped (`podrl.experience.schedule` says why): the interval is a part of the experiment.
-    Episodes in progress are then missing from the statistics, long ones more often than short ones: make the interval
-    many times as long as an episode, and always longer than the time limit. Environments inside the compiled program
-    are a part of the checkpoint and continue.
-
-    Attributes:
-        every_updates: updates between checkpoints; 0 saves only at the end.
-        keep: number of newest checkpoints kept; one made because a run was stopped in between does not count.
-        keep_every: updates between checkpoints that are kept permanently, a multiple of `every_updates`; 0 for none.
-        keep_best: number of checkpoints kept for the highest mean return of the newest `log.episodes` episodes; those
-            made before an episode ended, or between boundaries, do not count. 0 for none.
-        replay: whether the newest checkpoint has the replay, with several seeds the two newest; the ones before never
-            do. Without it a run that resumes refills its replay, and so is not bit for bit the one that was stopped.
-    """
-
-    every_updates: int = number(0, SIZE, 1000, open=True)
-    keep: int = number(1, 10**6, 3)
-    keep_every: int = number(0, SIZE, 0, open=True)
-    keep_best: int = number(0, 10**6, 0)
-    replay: bool = True
-
-    def __post_init__(self) -> None:
-        """Checks the values and that `keep_every` is a multiple of `every_updates`."""
-        check_values(self, "checkpoint.")
-        check(
-            not self.keep_every or (self.every_updates > 0 and self.keep_every % self.every_updates == 0),
-            f"checkpoint.keep_every={self.keep_every} must be a multiple of checkpoint.every_updates="
-            f"{self.every_updates}, since checkpoints are made at multiples of that only; 0 keeps none permanently.",
-        )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """Evaluation during training, by the environment's own protocol and with the parameters of exactly one update.
-
-    Attributes:
-        every_updates: updates between evaluations; the last update has one too. 0 for none at all.
-        episodes: episodes to play each time, or a few more: every environment plays the same number.
-        greedy: whether to take the action that the agent rates highest, instead of sampling as in training.
-        timeout_s: seconds that the learner waits for an evaluation before the run ends with an error.
-    """
-
-    every_updates: int = number(0, SIZE, 0, open=True)
-    episodes: int = number(1, 10**6, 20)
-    greedy: bool = False
-    timeout_s: float = number(0.001, LONGEST_S, 3600.0)
-
-    def __post_init__(self) -> None:
-        """Checks the values."""
-        check_values(self, "evaluate.")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LogConfig:
-    """What a run records of its progress.
-
-    Attributes:
-        every_updates: updates between two rows of `metrics.jsonl`.
-        episodes: number of newest finished episodes that `episode/return` averages over.
-        tensorboard: whether to write TensorBoard events too.
-        info_keys: numbers of environments' `info` to average over the same episodes, as `episode/info/...`: patterns
-            such as `success`, `reward_*` or `episode/r`, with `max:`, `mean:`, `min:` or `sum:` in front for all of an
-            episode's steps instead of its last (`podrl.envs.workers.info_keys`).
-    """
-
-    every_updates: int = number(1, SIZE, 10, open=True)
-    episodes: int = number(1, 10**6, 100)
-    tensorboard: bool = True
-    info_keys: tuple[str, ...] = texts(100, (), length=200)
-
-    def __post_init__(self) -> None:
-        """Checks the values."""
-        check_values(self, "log.")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """The config of a whole run.
 
     Attributes:
         name: the run's name, in its folder and on the screen.
         seed: the run's seed; everything random follows from it.
-        total_env_steps: agent decisions to learn from.
+        total_env_steps: agent decisions to learn from; not used with `data.path`.
+        total_updates: updates of a run that learns from a data set (`data.path`); 0 in any other run.
         smoke: whether to shrink the run so that it ends in seconds.
         determinism: `exact`: the same config, seed, topology and software give the same parameters, bit for bit,
             whatever the timing of threads, and a stopped run resumes bit for bit. `free`: actors take the newest
@@ -135,12 +59,13 @@ class Config:
         watchdog_s: seconds without progress in any thread, compilation not counted, before the run ends with a report
             of which thread waits for which; longer than `actors.timeout_s`, whose errors say more.
         agent: an instance of `AgentConfig` from the agent's module.
-        env, actors, remote, replay, network, topology, checkpoint, evaluate, log: the sections; see their classes.
+        env, actors, remote, replay, data, network, topology, checkpoint, evaluate, log: the sections, each a class.
     """
 
     name: str = text(100, "run", refused="/\\*?[]")
     seed: int = number(0, SIZE, 1, open=True)
-    total_env_steps: int = number(1, 1e15)
+    total_env_steps: int = number(0, 1e15, 0)
+    total_updates: int = number(0, SIZE, 0, open=True)
     smoke: bool = False
     determinism: str = choice(("exact", "free"), "exact")
     on_nonfinite: str = choice(("skip", "stop"), "stop")
@@ -150,6 +75,7 @@ class Config:
     remote: RemoteConfig
     agent: Any
     replay: ReplayConfig
+    data: DataConfig
     network: NetworkConfig
     topology: TopologyConfig
     checkpoint: CheckpointConfig
@@ -157,10 +83,11 @@ class Config:
     log: LogConfig
 
     def __post_init__(self) -> None:
-        """Checks the values and what they mean for one another: lag, replay, seeds and the watchdog's patience."""
+        """Checks the values and what they mean for one another: lag, replay, data, seeds, the watchdog's patience."""
         check_values(self, "")
         self.topology.check_seed(self.seed)
         self.replay.check_agent(self.agent.name, self.agent.update_shape)
+        self.data.check_run(self)
         check(
             self.watchdog_s > self.actors.timeout_s,
             f"watchdog_s={self.watchdog_s:g} must be longer than actors.timeout_s={self.actors.timeout_s:g} (seconds).",
@@ -175,9 +102,14 @@ class Config:
         return [dataclasses.replace(self, seed=seed, topology=alone) for seed in seeds]
 
     @property
+    def is_offline(self) -> bool:
+        """Whether the run learns from a data set alone: nothing acts in it except evaluations."""
+        return bool(self.data.path) or self.agent.update_shape.needs_data
+
+    @property
     def env_steps_per_update(self) -> int:
-        """Agent decisions that one update learns from, over the whole job."""
-        return self.actors.num_envs * self.actors.unroll_length
+        """Agent decisions that one update consumes, over the whole job; 0 where all are recorded."""
+        return 0 if self.is_offline else self.actors.num_envs * self.actors.unroll_length
 
     @property
     def learner_steps_per_update(self) -> int:
@@ -186,6 +118,8 @@ class Config:
         Raises:
             ConfigError: If `replay.ratio` gives no whole number of them.
         """
+        if self.is_offline:
+            return self.data.learner_steps
         sequences = self.agent.update_shape.sequences
         if sequences is None:
             return self.replay.uses
@@ -199,6 +133,8 @@ class Config:
     @property
     def learned_shape(self) -> tuple[int, int]:
         """Rows, and environments or sequences of the whole job, of the batch of one call of `Agent.learn`."""
+        if self.is_offline:
+            return self.agent.update_shape.recorded.rows, self.data.batch
         sequences = self.agent.update_shape.sequences
         fresh = (self.actors.unroll_length, self.actors.num_envs)
         return fresh if sequences is None else (sequences.rows, self.replay.batch)
@@ -207,18 +143,21 @@ class Config:
     def patience_s(self) -> float:
         """Seconds that the learner may be waited for: it may itself wait for an evaluation, or save a large replay."""
         evaluates, saves = self.evaluate.every_updates > 0, self.checkpoint.every_updates > 0
-        keeps = self.checkpoint.replay and (self.replay.learns_again or self.agent.update_shape.sequences is not None)
+        has_replay = not self.is_offline and (self.replay.learns_again or bool(self.agent.update_shape.sequences))
+        keeps = self.checkpoint.replay and has_replay
         return self.actors.timeout_s + evaluates * self.evaluate.timeout_s + (saves and keeps) * self.watchdog_s
 
     @property
     def num_updates(self) -> int:
         """Updates until `total_env_steps` are consumed, rounded up, for updates of constant size."""
-        return -(-self.total_env_steps // self.env_steps_per_update)
+        return self.total_updates if self.is_offline else -(-self.total_env_steps // self.env_steps_per_update)
 
 
 def _check_lag(config: Config) -> None:
     """Raises `ConfigError` if a lag is asked for that the run would not have; the default may mean none was."""
     lag, every, default = config.actors.lag, config.checkpoint.every_updates, ActorsConfig().lag
+    if config.is_offline:
+        return
     if config.topology.placement == "anakin":
         check(
             lag <= default,
@@ -242,6 +181,8 @@ def _check_lag(config: Config) -> None:
 def check_counts(config: Config, num_updates: int) -> None:
     """Raises `ConfigError` if a run makes more updates than devices can count in 32 bits."""
     most = 2**31 - 1
+    if config.is_offline:  # `total_updates` is below that.
+        return
     check(
         num_updates <= most,
         f"total_env_steps={config.total_env_steps} ends at update {num_updates:,}, and updates are counted up to "

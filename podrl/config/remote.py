@@ -25,7 +25,8 @@ class RemoteConfig:
     `determinism='free'` actors act for what is ready, and workers may leave and return.
 
     *Actor workers* have the environments and a copy of the policy, and send whole rollouts. They are started by
-    `tools/tpu_launch.py --actor_workers N`, or by `tools/actor_worker.py` on any host. A run has one kind or none.
+    `tools/tpu_launch.py --actor_workers N`, or by `tools/actor_worker.py` on any host. A run has one kind or none. With
+    `determinism='free'` actor workers may leave and return, too.
 
     Attributes:
         env_workers: environment workers of the whole job, the same number for each process; 0 for none. The worker

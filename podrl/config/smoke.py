@@ -6,10 +6,13 @@ from podrl.config.config import Config
 
 _UPDATES, _UPDATES_BEFORE_LEARNING = 6, 2
 _UNROLLS = 16  # Of each environment in a ring of sequences.
+_LEARNER_STEPS = 4  # Of an update that learns from a data set.
 
 
 def shrink(config: Config) -> Config:
     """Returns the same run made so small that it ends in seconds, for trying a config out and for tests."""
+    if config.is_offline:
+        return _offline(config)
     shape = config.agent.update_shape
     row_parts = shape.grid[1]
     few = max(5 // row_parts, 1) * row_parts
@@ -24,6 +27,17 @@ def shrink(config: Config) -> Config:
         log=dataclasses.replace(config.log, every_updates=1),
     )
     return small if shape.sequences is None else _with_short_sequences(small)
+
+
+def _offline(config: Config) -> Config:
+    """Returns a run from a data set with few updates of few learner steps."""
+    return dataclasses.replace(
+        config,
+        total_updates=min(config.total_updates, _UPDATES),
+        data=dataclasses.replace(config.data, learner_steps=min(config.data.learner_steps, _LEARNER_STEPS)),
+        evaluate=dataclasses.replace(config.evaluate, episodes=min(config.evaluate.episodes, 4)),
+        log=dataclasses.replace(config.log, every_updates=1),
+    )
 
 
 def _with_short_sequences(config: Config) -> Config:

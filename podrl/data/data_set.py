@@ -100,7 +100,8 @@ def check_suits(data: DataSet, spec: EnvSpec, *, agent: str, needs: Sequence[str
         data: The data set.
         spec: The spec of the agent's environment.
         agent: The agent's name, for messages.
-        needs: What it needs of each row beside what every data set has: `behaviour`, `params_version`.
+        needs: What it needs of each row beside what every data set has: `behaviour`, `params_version`, `carry`. No data
+            set has `carry`, the state of a recurrent core.
 
     Raises:
         ConfigError: If the data set is of other observations or actions, or lacks something.
@@ -113,6 +114,11 @@ def check_suits(data: DataSet, spec: EnvSpec, *, agent: str, needs: Sequence[str
             f"data.path={data.folder} is of {found.id}, whose {what} is {before}; {spec.id} has {now}. Name a data set "
             "of this environment.",
         )
+    check(
+        "carry" not in needs,
+        f"data.path={data.folder} has no carry, which agent.name={agent!r} needs. Data sets keep no state of a "
+        "recurrent core. Start sequences from the initial carry.",
+    )
     for name in needs:
         check(
             there.get(name, False),

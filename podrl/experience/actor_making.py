@@ -63,7 +63,7 @@ def make_actor(
         own = seeds(env_indices, rollout)
         return make_pool(source, config.env, seeds=own, env_numbers=env_indices.tolist(), num_threads=num_threads)
 
-    pools = [layout.env_indices(process_index, index, pool) for pool in range(layout.pools_per_actor)]
+    pools = layout.pools_of(process_index, index)
     return make(
         name=f"actor {index}",
         device=device,

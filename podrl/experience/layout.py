@@ -15,6 +15,8 @@ from podrl.types import Trajectory
 class Layout:
     """How the job's environments are assigned to processes, actor threads and pools.
 
+    Offline its samples are: as if each process had one pool, whose environments are its samples of a batch.
+
     Attributes:
         num_actors: Actor threads of each process.
         pools_per_actor: Pools that each thread alternates between.
@@ -32,10 +34,14 @@ class Layout:
         position = (process * self.num_actors + actor) * self.pools_per_actor + pool
         return np.arange(self.envs_per_pool, dtype=np.uint32) + np.uint32(position * self.envs_per_pool)
 
+    def pools_of(self, process: int, actor: int) -> list[np.ndarray]:
+        """Returns `env_indices` of each of an actor's pools."""
+        return [self.env_indices(process, actor, pool) for pool in range(self.pools_per_actor)]
+
     def joined_indices(self, num_shares: int) -> np.ndarray:
         """Returns the indices in the job, [B] uint32, along the environments of a batch that the learner has joined.
 
-        Every device joins its shares of all rollouts (`podrl.learning.learner.join_environments`), each of which has
+        Every device joins its shares of all rollouts (`podrl.learning.intake.join_environments`), each of which has
         one pool of every process.
 
         Args:
@@ -60,6 +66,8 @@ def make_layout(config: Config, topology: Topology) -> Layout:
     Raises:
         ConfigError: If `actors.num_envs` does not divide. The message says what would.
     """
+    if config.is_offline:
+        return _make_for_samples(config, topology)
     if config.topology.placement == "anakin":
         return _make_undivided(config, topology)
     num_actors = len(topology.local_actor_devices) * config.actors.threads_per_device
@@ -99,6 +107,20 @@ def _make_undivided(config: Config, topology: Topology) -> Layout:
     return Layout(num_actors=1, pools_per_actor=1, envs_per_pool=envs_per_pool, num_processes=topology.num_processes)
 
 
+def _make_for_samples(config: Config, topology: Topology) -> Layout:
+    """Returns the layout of the samples of a data set: as if each process had one pool."""
+    shares, (minibatches, _) = topology.learner.shape["data"], config.agent.update_shape.grid
+    batch, processes = config.data.batch, topology.num_processes
+    check(
+        batch % (shares * minibatches) == 0,
+        f"data.batch={batch} does not divide over {shares} learner devices ('data' axis, {processes} process(es) x "
+        f"{shares // processes}) and agent.minibatches={minibatches}. Use a multiple of {shares * minibatches}, or "
+        "change topology.learner_devices_per_process.",
+    )
+    _check_parts(config, shares * minibatches)
+    return Layout(num_actors=1, pools_per_actor=1, envs_per_pool=batch // processes, num_processes=processes)
+
+
 def _check_parts(config: Config, shares: int) -> None:
     """Raises `ConfigError` unless rows divide into minibatches, and a device's environments into micro-batches.
 
@@ -108,9 +130,10 @@ def _check_parts(config: Config, shares: int) -> None:
     """
     row_parts, micro_batches = config.agent.update_shape.grid[1], max(1, config.topology.micro_batches)
     envs_per_step = config.learned_shape[1] // shares
-    kind = "sequences" if config.agent.update_shape.sequences else "environments"
+    is_sequences = config.agent.update_shape.sequences is not None
+    kind = "samples" if config.is_offline else "sequences" if is_sequences else "environments"
     check(
-        config.actors.unroll_length % row_parts == 0,
+        config.is_offline or config.actors.unroll_length % row_parts == 0,
         f"actors.unroll_length={config.actors.unroll_length} does not divide into agent.minibatches={row_parts} parts, "
         "as agent.shuffle='time' cuts it. Use a multiple, or agent.shuffle=environments.",
     )

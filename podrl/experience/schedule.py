@@ -15,7 +15,8 @@ Each update of lag lets one more rollout of every actor wait on the learner's de
 parameters on every actor's.
 
 With `topology.placement='anakin'` none of this applies: the environments are part of the compiled program and of the
-checkpoint, a run resumes exactly from any checkpoint, and the newest parameters always act.
+checkpoint, a run resumes exactly from any checkpoint, and the newest parameters always act. Nor does it in a run from a
+data set, whose samples follow from the update's number.
 """
 
 from collections.abc import Container, Iterable
@@ -65,8 +66,10 @@ def last_update(config: Config, counters: Counters) -> int:
     """Returns the number of the update that reaches `total_env_steps`, for a run that stands at `counters`.
 
     It counts the env steps that are left, because earlier updates may have had another size. While the size stays the
-    same, so does the result.
+    same, so does the result. A run from a data set ends at `total_updates`.
     """
+    if config.is_offline:
+        return max(config.total_updates, counters.learner_steps)
     left = max(0, config.total_env_steps - counters.env_steps)
     return counters.learner_steps - (-left // config.env_steps_per_update)
 
@@ -77,12 +80,16 @@ def updates_ahead(config: Config, counters: Counters) -> float:
     It is 0 if all updates had this size and negative after smaller ones. While the size stays the same, so does the
     result.
     """
+    if config.is_offline:
+        return 0.0
     steps = counters.env_steps - counters.learner_steps * config.env_steps_per_update
     return steps / config.env_steps_per_update
 
 
 def is_finished(config: Config, counters: Counters) -> bool:
-    """Returns whether a run that stands at `counters` has consumed all of its env steps."""
+    """Returns whether a run that stands at `counters` has consumed all of its env steps, or made all of its updates."""
+    if config.is_offline:
+        return counters.learner_steps >= config.total_updates
     return counters.env_steps >= config.total_env_steps
 
 
@@ -100,14 +107,14 @@ def make_schedule(config: Config, begun: Counters = _NONE) -> Schedule:
 
 def max_lag(config: Config) -> int:
     """Returns the largest policy lag of a run, in updates; with `determinism='exact'` its lag away from boundaries."""
-    if config.topology.placement == "anakin":
+    if config.topology.placement == "anakin" or config.is_offline:
         return 0
     return config.actors.lag if config.determinism == "exact" else config.actors.max_lag
 
 
 def serves_arrivals(config: Config) -> bool:
     """Returns whether actors act for what environment workers have ready, and workers may leave and return."""
-    return config.determinism == "free" and config.remote.env_workers > 0
+    return config.determinism == "free" and not config.is_offline and config.remote.env_workers > 0
 
 
 def lag_key(config: Config) -> str:
@@ -147,7 +154,7 @@ def is_exact(config: Config, update: int) -> bool:
     """Returns whether a run that resumes after this update, not its last, equals one that was not stopped."""
     if config.determinism != "exact":
         return False
-    if config.topology.placement == "anakin":
+    if config.topology.placement == "anakin" or config.is_offline:
         return True
     every = config.checkpoint.every_updates
     return every > 0 and update % every == 0

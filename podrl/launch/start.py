@@ -135,7 +135,6 @@ def _launch_here(
         )
 
     flag = ENV_WORKERS if options.actor_workers is None else ACTOR_WORKERS
-    replaces = replaces_workers and flag == ENV_WORKERS
     count = options.env_workers or options.actor_workers
     if options.dry_run:
         return _show_here(members(local.free_port()), count or 0, flag)
@@ -143,7 +142,7 @@ def _launch_here(
 
         def attempt() -> JobEnd:
             processes = members(local.free_port())
-            with env_workers_beside(processes, count, flag=flag, replaces=replaces) as with_theirs:
+            with env_workers_beside(processes, count, flag=flag, replaces=replaces_workers) as with_theirs:
                 return run_members(with_theirs, stop, limits=limits)
 
         ending = run_with_restarts(

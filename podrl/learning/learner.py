@@ -2,7 +2,7 @@
 
 The update is written in the global view: the compiler splits it over the learner mesh's `data` axis and adds the
 reductions of gradients and metrics. Rollouts arrive as one array per actor pool. They are joined *per device*, inside
-the compiled update, so joining moves no data.
+the compiled update, so joining moves no data. What else an update can be given is in `podrl.learning.intake`.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,16 +13,16 @@ import jax
 from jax import numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from podrl.agents.parts.interface import Agent, Fresh
+from podrl.agents.parts.interface import Agent
 from podrl.agents.parts.nonfinite import skip_nonfinite
 from podrl.agents.parts.updating import make_init_with_replay, make_update
-from podrl.mesh import ShardingRule, path_name, replicated, trajectory_sharding, tree_sharding
+from podrl.learning.intake import Intake, take_rollouts
+from podrl.mesh import ShardingRule, path_name, replicated, tree_sharding
 from podrl.ops.fingerprint import fingerprint
 from podrl.ops.keys import LEARN, purpose_key
 from podrl.replay.interface import Replay
-from podrl.types import LearnerState, Metrics, PyTree, Trajectory
+from podrl.types import LearnerState, Metrics, PyTree
 
-_LONGEST_LAG_COUNTED = 16  # Updates; of longer lags there is the mean and the largest.
 _EXPERIENCE = ("batches", "rows", "carry")  # Fields of rings that are large, and hashed in checkpoints only.
 
 
@@ -45,6 +45,7 @@ class Learner:
         skips_nonfinite: bool = False,
         replay: Replay | None = None,
         rolls_draws: bool = True,
+        intake: Intake | None = None,
     ):
         """Decides the layout of the state, without compiling.
 
@@ -52,10 +53,11 @@ class Learner:
             agent: The algorithm.
             mesh: The learner's devices.
             rules: The layout of wide parameters.
-            max_lag: The largest policy lag that occurs, in updates; see `lag_metrics`.
+            max_lag: The largest policy lag of rollouts that occurs, in updates.
             skips_nonfinite: Whether an update that is not finite leaves the state as it was.
             replay: What the agent learns from in place of fresh rollouts; None to learn from those.
             rolls_draws: See `podrl.agents.parts.updating.make_update`.
+            intake: What an update is given; by default a list of rollouts, with one of each actor pool.
 
         Raises:
             ConfigError: If `rules` do not fit the parameters.
@@ -63,14 +65,14 @@ class Learner:
         self._agent, update = agent, make_update(agent, replay, rolls_draws=rolls_draws)
         self._learn = skip_nonfinite(update) if skips_nonfinite else update
         self._mesh = mesh
-        self._max_lag = max_lag
+        self._intake = intake or take_rollouts(mesh, max_lag)
         self.make_state = make_init_with_replay(agent, replay)
         self._state_shape = jax.eval_shape(self.make_state, jax.random.key(0))
         self.state_sharding = learner_sharding(mesh, self._state_shape, rules)
         self.num_fingerprints = 2 + (replay is not None)
         self._init: Callable[..., Any] = jax.jit(self.make_state, out_shardings=self.state_sharding)
         self._jitted: Any = jax.jit(
-            self._join_and_update, donate_argnums=0, out_shardings=(self.state_sharding, replicated(mesh))
+            self._take_and_update, donate_argnums=0, out_shardings=(self.state_sharding, replicated(mesh))
         )
         self._jitted_params: Any = jax.jit(self._copy_actor_params, out_shardings=replicated(mesh))
         self._jitted_hash: Any = jax.jit(self._hash, out_shardings=replicated(mesh))
@@ -93,77 +95,63 @@ class Learner:
         """Shapes, dtypes and shardings of the state."""
         return jax.tree.map(_with_sharding, self._state_shape, self.state_sharding)
 
-    def compile(self, rollouts: Sequence[Trajectory]) -> jax.stages.Compiled:
+    def compile(self, given: PyTree) -> jax.stages.Compiled:
         """Compiles the update ahead of time.
 
         Args:
-            rollouts: Shapes (`jax.ShapeDtypeStruct`) of the global rollouts that one update joins.
+            given: Shapes (`jax.ShapeDtypeStruct`) of what one update is given, in the global view.
 
         Returns:
             The compiled update, for inspection; `update` uses it from now on.
         """
-        rollouts, state = self._laid_out(rollouts), self.state_shape
-        compiled = self.trace(rollouts).lower().compile()
+        given, state = self._laid_out(given), self.state_shape
+        compiled = self.trace(given).lower().compile()
         self._update = compiled
         self._actor_params = _compile(self._jitted_params, state)
-        self._fingerprint = _compile(self._jitted_hash, state.params, rollouts, accounts(state.replay))
+        self._fingerprint = _compile(self._jitted_hash, state.params, given, accounts(state.replay))
         return compiled
 
-    def trace(self, rollouts: Sequence[Trajectory]) -> jax.stages.Traced:
+    def trace(self, given: PyTree) -> jax.stages.Traced:
         """Traces the update for shapes as `compile` takes them, for compilation or inspection."""
-        return self._jitted.trace(self.state_shape, self._laid_out(rollouts))
+        return self._jitted.trace(self.state_shape, self._laid_out(given))
 
-    def update(self, state: LearnerState, rollouts: Sequence[Trajectory]) -> tuple[LearnerState, Metrics]:
-        """Makes one learner step on the rollouts of all actor pools, joined in their order. Consumes `state`."""
-        return self._update(state, tuple(rollouts))
+    def update(self, state: LearnerState, given: PyTree) -> tuple[LearnerState, Metrics]:
+        """Makes one update, of rollouts on those of all actor pools, joined in their order. Consumes `state`."""
+        return self._update(state, _packed(given))
 
     def actor_params(self, state: LearnerState) -> PyTree:
         """Returns the parameters that act, as a copy that survives the next update, whole on every learner device."""
         return self._actor_params(state)
 
-    def fingerprint(self, state: LearnerState, rollouts: Sequence[Trajectory]) -> jax.Array:
+    def fingerprint(self, state: LearnerState, given: PyTree) -> jax.Array:
         """Computes the fingerprints of an update's result and of its batch; see `podrl.ops.fingerprint`.
 
         Args:
             state: The state after the update.
-            rollouts: The rollouts that the update learned from.
+            given: What the update was given.
 
         Returns:
             [2, 2] uint32: the fingerprint of the parameters, and that of the batch. With replay [3, 2]: also that of
             what decides the replay's draws, see `accounts`.
         """
-        return self._fingerprint(state.params, tuple(rollouts), accounts(state.replay))
+        return self._fingerprint(state.params, _packed(given), accounts(state.replay))
 
-    def _laid_out(self, rollouts: Sequence[Trajectory]) -> tuple[Trajectory, ...]:
-        """Returns the same shapes with shardings that split them over the learner's devices."""
-        return tuple(
-            jax.tree.map(_with_sharding, shapes, trajectory_sharding(self._mesh, shapes)) for shapes in rollouts
-        )
+    def _laid_out(self, given: PyTree) -> PyTree:
+        """Returns the same shapes with shardings that lay them out on the learner's devices."""
+        given = _packed(given)
+        return jax.tree.map(_with_sharding, given, self._intake.shardings(given))
 
-    def _join_and_update(self, state: LearnerState, rollouts: tuple[Trajectory, ...]) -> tuple[LearnerState, Metrics]:
-        trajectory = join_environments(self._mesh, rollouts)
-        new_state, metrics = self._learn(state, Fresh(rollouts=trajectory))
-        transitions = jnp.sum(trajectory.is_transition, dtype=jnp.float32)
-        lags = lag_metrics(state.step - trajectory.params_version, self._max_lag)
-        return new_state, {**metrics, **lags, "data/transitions": transitions}
+    def _take_and_update(self, state: LearnerState, given: PyTree) -> tuple[LearnerState, Metrics]:
+        fresh = self._intake.fresh(given)
+        new_state, metrics = self._learn(state, fresh)
+        return new_state, {**metrics, **self._intake.tell(state, fresh)}
 
-    def _hash(self, params: PyTree, rollouts: tuple[Trajectory, ...], replay: PyTree) -> jax.Array:
-        return jnp.stack([fingerprint(tree) for tree in (params, rollouts, replay)[: self.num_fingerprints]])
+    def _hash(self, params: PyTree, given: PyTree, replay: PyTree) -> jax.Array:
+        trees = (params, self._intake.hashed(given), replay)
+        return jnp.stack([fingerprint(tree) for tree in trees[: self.num_fingerprints]])
 
     def _copy_actor_params(self, state: LearnerState) -> PyTree:
         return jax.tree.map(jnp.copy, self._agent.actor_params(state))
-
-
-def join_environments(mesh: Mesh, rollouts: tuple[Trajectory, ...]) -> Trajectory:
-    """Concatenates rollouts along their environments, shard by shard: no data moves between devices."""
-    if len(rollouts) == 1:
-        return rollouts[0]
-    specs = jax.tree.map(lambda sharding: sharding.spec, trajectory_sharding(mesh, rollouts[0]))
-
-    def join(*local: Trajectory) -> Trajectory:
-        return jax.tree.map(lambda spec, *xs: jnp.concatenate(xs, axis=len(spec) - 1), specs, *local, is_leaf=_is_spec)
-
-    return jax.shard_map(join, mesh=mesh, in_specs=(specs,) * len(rollouts), out_specs=specs)(*rollouts)
 
 
 def learner_sharding(mesh: Mesh, state: LearnerState, rules: Sequence[ShardingRule] = ()) -> LearnerState:
@@ -186,20 +174,9 @@ def accounts(ring: PyTree) -> dict[str, jax.Array]:
     return {name: leaf for name, leaf in leaves.items() if name.split("/")[0] not in _EXPERIENCE}
 
 
-def lag_metrics(lag: jax.Array, max_lag: int) -> Metrics:
-    """Computes metrics of a batch's policy lag.
-
-    Args:
-        lag: [T, B] int32 updates between the parameters that acted and those that learn.
-        max_lag: The largest lag that occurs.
-
-    Returns:
-        The mean and largest lag, and as `lag/<n>` the fraction of the batch's steps with each lag from 0 to `max_lag`,
-        but none above 16.
-    """
-    shares = {f"lag/{n}": jnp.mean(lag == n, dtype=jnp.float32) for n in range(min(max_lag, _LONGEST_LAG_COUNTED) + 1)}
-    updates = lag.astype(jnp.float32)
-    return {"lag/mean": jnp.mean(updates), "lag/max": jnp.max(updates), **shares}
+def _packed(given: PyTree) -> PyTree:
+    """Returns a list of rollouts as a tuple, which is another pytree to a compiled program."""
+    return tuple(given) if isinstance(given, list) else given
 
 
 def _compile(function: Any, *shapes: PyTree) -> jax.stages.Compiled:
@@ -208,7 +185,3 @@ def _compile(function: Any, *shapes: PyTree) -> jax.stages.Compiled:
 
 def _with_sharding(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _is_spec(node: object) -> bool:
-    return isinstance(node, PartitionSpec)

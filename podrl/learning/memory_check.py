@@ -15,7 +15,8 @@ import jax
 
 from podrl.config.config import Config, ConfigError, check
 from podrl.config.units import describe_bytes
-from podrl.experience.schedule import lag_key, max_lag
+from podrl.experience.remote.unroll_queue import num_buffers
+from podrl.experience.schedule import lag_key, max_lag, serves_arrivals
 from podrl.learning.replay import replay_bytes
 from podrl.learning.update_cost import shard_bytes
 from podrl.mesh import Topology
@@ -25,6 +26,7 @@ from podrl.runtime.container_limits import GROUPS, memory_limit
 from podrl.types import EnvSpec, LearnerState
 
 _STATE, _REPLAY = "parameters, gradients and optimizer", "replay"
+_UNROLLS = "unrolls of actors"  # Each environment has room for two, see `podrl.experience.remote.slots`.
 _MOST_FRAMES = 1024
 _SCALARS = 17  # Bytes of a step's reward, discount, first, params_version and recorded value.
 
@@ -34,7 +36,7 @@ def check_experience_fits(config: Config, spec: EnvSpec, topology: Topology) -> 
 
     It also raises if a stack has more frames than a program can be compiled for: each frame adds a few operations.
     """
-    _check(config, topology, _experience(config, spec, topology))
+    _check_all(config, spec, topology, {})
     check(
         config.network.frame_stack <= _MOST_FRAMES,
         f"network.frame_stack={config.network.frame_stack} is more than {_MOST_FRAMES} frames, which no program is "
@@ -57,20 +59,43 @@ def check_state_fits(config: Config, spec: EnvSpec, topology: Topology, state_sh
     params = sum(map(shard_bytes, jax.tree.leaves(state_shape.params)))
     state = params + sum(map(shard_bytes, jax.tree.leaves((state_shape.opt_state, state_shape.extra))))
     needs = {_STATE: state + copies * params, _REPLAY: replay_bytes(state_shape)}
-    _check(config, topology, _experience(config, spec, topology) | needs)
+    _check_all(config, spec, topology, needs)
+
+
+def _check_all(config: Config, spec: EnvSpec, topology: Topology, state: Mapping[str, int]) -> None:
+    """Raises `ConfigError` if a device of this process cannot hold its experience, and a learner device the state."""
+    learners, actors = list(topology.local_learner.devices.flat), list(topology.local_actor_devices)
+    needs = _experience(config, spec, topology) | dict(state)
+    if not serves_arrivals(config):
+        return _check(config, learners, needs)
+    unrolls = _unroll_bytes(config, spec) * num_buffers(config.actors.num_envs) // topology.num_processes
+    if learners[0].platform == "cpu" or set(learners) & set(actors):
+        sharers = learners if learners[0].platform == "cpu" else actors
+        return _check(config, learners, needs | {_UNROLLS: unrolls // len(sharers)})
+    _check(config, learners, needs)
+    return _check(config, actors, {_UNROLLS: unrolls // len(actors)})
+
+
+def _unroll_bytes(config: Config, spec: EnvSpec) -> int:
+    """Returns the bytes of one environment's unroll."""
+    frame, stacked = _frame_bytes(spec)
+    policy = 4 * make_distribution(config.network, spec.actions).num_params
+    row = frame + _bytes(spec.actions.struct) + policy + _SCALARS
+    return (config.actors.unroll_length + 1) * row + (config.network.frame_stack - 1) * stacked
+
+
+def _frame_bytes(spec: EnvSpec) -> tuple[int, int]:
+    """Returns the bytes of an observation, and of those parts of it that are stacked."""
+    frame, parts = sum(map(_bytes, jax.tree.leaves(spec.observation))), seen(spec.observation)
+    stacked = sum(_bytes(part) for part in parts.values() if is_image(part)) if isinstance(parts, Mapping) else frame
+    return frame, stacked
 
 
 def _experience(config: Config, spec: EnvSpec, topology: Topology) -> dict[str, int]:
     """Returns the bytes of experience on each learner device, by purpose."""
-    num_envs, length, frames = config.actors.num_envs, config.actors.unroll_length, config.network.frame_stack
-    frame = sum(map(_bytes, jax.tree.leaves(spec.observation)))
-    parts = seen(spec.observation)
-    stacked = sum(_bytes(part) for part in parts.values() if is_image(part)) if isinstance(parts, Mapping) else frame
-    policy = 4 * make_distribution(config.network, spec.actions).num_params
-    row = frame + _bytes(spec.actions.struct) + policy + _SCALARS
-    shares = topology.learner.shape["data"]
-    seeds = config.topology.seeds
-    batch = seeds * -(-num_envs // shares) * ((length + 1) * row + (frames - 1) * stacked)
+    frames, seeds, shares = config.network.frame_stack, config.topology.seeds, topology.learner.shape["data"]
+    _, stacked = _frame_bytes(spec)
+    batch = seeds * -(-config.actors.num_envs // shares) * _unroll_bytes(config, spec)
     rows, sequences = config.learned_shape
     learned = (
         sequences * rows // (shares * math.prod(config.agent.update_shape.grid) * max(1, config.topology.micro_batches))
@@ -86,9 +111,8 @@ def _experience(config: Config, spec: EnvSpec, topology: Topology) -> dict[str, 
     }
 
 
-def _check(config: Config, topology: Topology, needs: Mapping[str, int]) -> None:
-    """Raises `ConfigError` if a learner device, or the host of CPU devices, has less memory than it needs."""
-    devices = list(topology.local_learner.devices.flat)
+def _check(config: Config, devices: Sequence[jax.Device], needs: Mapping[str, int]) -> None:
+    """Raises `ConfigError` if one of these devices, or the host of CPU devices, has less memory than it needs."""
     there, where = _memory(devices)
     count = len(devices) if devices[0].platform == "cpu" else 1
     total = count * sum(needs.values())

@@ -18,6 +18,7 @@ from podrl.experience.unroll import Unroller
 from podrl.learning.fused import FusedLearner
 from podrl.learning.learner import Learner
 from podrl.learning.micro_batches import partition_of
+from podrl.learning.recorded import Recorded, given_shapes
 from podrl.learning.replay import make_replay
 from podrl.learning.seeds import SeedsLearner
 from podrl.learning.update_cost import UpdateMemory, update_memory
@@ -102,6 +103,12 @@ def compile_programs(config: Config, agent: Agent, spec: EnvSpec, topology: Topo
     else:
         acting = {device: compile_acting(unroller, config.seed, device) for device in devices}
     return Programs(learner=learner, acting=acting, memory=memory, update=update)
+
+
+def compile_offline(recorded: Recorded, topology: Topology, learner: Learner) -> Programs:
+    """Compiles the update of a run from a data set ahead of time; nothing acts in it."""
+    update = learner.compile(given_shapes(recorded, topology.learner))
+    return Programs(learner=learner, acting={}, memory=update_memory(update, learner.state_shape), update=update)
 
 
 def compile_fused(learner: FusedLearner | SeedsLearner) -> FusedPrograms:

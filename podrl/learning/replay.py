@@ -30,7 +30,7 @@ def make_replay(config: Config, agent: Agent, spec: EnvSpec, mesh: Mesh) -> Repl
     """
     length, num_envs = config.actors.unroll_length, config.actors.num_envs
     sequences = config.agent.update_shape.sequences
-    if sequences is None and not config.replay.learns_again:
+    if config.is_offline or (sequences is None and not config.replay.learns_again):
         return None
     rollout = Unroller(agent=agent, spec=spec, unroll_length=length, num_envs=num_envs).state_shape.rollout
     if sequences is None:
@@ -84,7 +84,7 @@ def check_sequence_replay(config: Config, layout: Layout, topology: Topology) ->
         ConfigError: If something does not fit. The message names numbers that do.
     """
     sequences = config.agent.update_shape.sequences
-    if sequences is None:
+    if sequences is None or config.is_offline:
         return
     if not sequences.from_every_row:
         length = config.actors.unroll_length
@@ -103,6 +103,8 @@ def check_sequence_replay(config: Config, layout: Layout, topology: Topology) ->
 
 def updates_before_learning(config: Config) -> int:
     """Returns the first updates of a run whose replay is still too empty for them to learn as much as later ones do."""
+    if config.is_offline:
+        return 0
     if config.agent.update_shape.sequences is not None:
         return ring_shape(config).unrolls_until_drawn(config.replay.min_steps) - 1
     return config.replay.batches - 1 if config.replay.learns_again else 0

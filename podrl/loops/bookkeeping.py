@@ -57,7 +57,8 @@ def make_rows(
 ) -> MetricsRows:
     """The rows of a run that resumes from `start`, where its clock continues; this process's began at `start_s`.
 
-    They sum `totals`, which count since this start, over all processes.
+    They sum `totals`, which count since this start, over all processes. Offline `actors` are the ledgers of the threads
+    that bring samples.
     """
     config = assembly.config
     return MetricsRows(
@@ -75,6 +76,7 @@ def make_rows(
         actors=actors,
         write=hooks.write_row,
         whose=whose,
+        samples_per_update=config.data.batch * config.data.learner_steps if config.is_offline else 0,
     )
 
 

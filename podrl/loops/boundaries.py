@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import functools
+import math
 from typing import Any, cast
 
 from absl import logging
@@ -151,12 +152,14 @@ class Boundaries:
     def settle(self, state: LearnerState, counters: Counters) -> Outcome:
         """Waits for the evaluation of the last update, and returns what the run leaves."""
         evaluated = self._evaluations.settle(counters)
+        rate, is_offline = self._rows.rates.average, self._assembly.config.is_offline
         return Outcome(
             state=state,
             counters=counters,
             finished=is_finished(self._assembly.config, counters) and evaluated,
             stop_code=self._services.stop.code(),
-            env_steps_per_second=self._rows.rates.average,
+            env_steps_per_second=0.0 * rate if is_offline else rate,
+            samples_per_second=rate if is_offline else math.nan,
             compile_s=self._services.ledger.seconds()["compile"],
             episode_return=self._rows.episode_return,
             episodes=self._rows.num_episodes,
@@ -178,8 +181,8 @@ def nothing_to_do(assembly: Assembly, start: Snapshot, services: Services, job: 
         start.counters, functools.partial(cast(Any, assembly.learner).actor_params, start.state)
     )
     if tells:
-        steps = f"{start.counters.env_steps:,}"
-        logging.info("This run is finished: it has %s env steps, in %d updates.", steps, start.counters.learner_steps)
+        steps = f"it has {start.counters.env_steps:,} env steps, in" if start.counters.env_steps else "it has made"
+        logging.info("This run is finished: %s %d updates.", steps, start.counters.learner_steps)
     episodes = EpisodeWindow(assembly.config.log.episodes, start.episodes)
     return Outcome(
         state=start.state,

@@ -1,9 +1,13 @@
 """Where the seeds of a run resume: all from the checkpoints of one update."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+import dataclasses
+
+import jax
 
 from podrl.config.config import check
 from podrl.config.paths import is_there
+from podrl.learning.learner import Learner
 from podrl.loops.interface import Assembly
 from podrl.loops.opening import Place
 from podrl.runs.checkpoint import Checkpointer
@@ -11,7 +15,7 @@ from podrl.runs.checkpoint_errors import CheckpointError
 from podrl.runs.checkpoint_restore import Share
 from podrl.runs.resume import find_start, restore_start, settle_starts
 from podrl.runs.run_files import CHECKPOINTED, START_ANEW
-from podrl.types import Snapshot
+from podrl.types import PyTree, Snapshot
 
 
 def find_starts(
@@ -42,6 +46,18 @@ def find_starts(
         find_start(part.config, place.folder, checkpointer, part.state_shape, share) if place.resumes else None
         for part, place, checkpointer in seeds
     ]
+
+
+def with_replay(assembly: Assembly, start: Snapshot | None) -> Snapshot | None:
+    """The snapshot that a run resumes from, with an empty replay if its checkpoint had none."""
+    learner = assembly.learner if isinstance(assembly.learner, Learner) else assembly.learner.learner
+    is_missing = start is not None and not jax.tree.leaves(start.state.replay)
+    if start is None or not is_missing or not jax.tree.leaves(learner.state_sharding.replay):
+        return start
+    make: Callable[..., PyTree] = jax.jit(
+        lambda key: learner.make_state(key).replay, out_shardings=learner.state_sharding.replay
+    )
+    return dataclasses.replace(start, state=dataclasses.replace(start.state, replay=make(start.state.key)))
 
 
 def _find_together(seeds: Sequence[tuple[Assembly, Place, Checkpointer]], share: Share) -> list[Snapshot | None]:

@@ -18,7 +18,8 @@ from podrl.evaluation.evaluator import OFF, Evaluator
 from podrl.experience.layout import Layout
 from podrl.learning.fused import FusedLearner
 from podrl.learning.learner import Learner
-from podrl.learning.programs import FusedPrograms, Programs, compile_fused, compile_programs
+from podrl.learning.programs import FusedPrograms, Programs, compile_fused, compile_offline, compile_programs
+from podrl.learning.recorded import Recorded
 from podrl.learning.seeds import SeedsLearner
 from podrl.mesh import ShardingRule, Topology
 from podrl.runtime.interruption import NEVER, Stop
@@ -45,6 +46,7 @@ class Assembly:
         rules: Layout of wide parameters.
         learner: Makes the updates; with `topology.placement='anakin'` a `FusedLearner`, which also acts, or a
             `SeedsLearner` of several seeds.
+        recorded: What the run learns from; None if that is its own experience.
     """
 
     asked: Config
@@ -56,6 +58,7 @@ class Assembly:
     agent: Agent
     rules: Sequence[ShardingRule]
     learner: Learner | FusedLearner | SeedsLearner
+    recorded: Recorded | None = None
 
     @property
     def state_shape(self) -> LearnerState:
@@ -72,6 +75,8 @@ class Assembly:
         programs: Programs | FusedPrograms
         if isinstance(self.learner, FusedLearner | SeedsLearner):
             programs = compile_fused(self.learner)
+        elif self.recorded is not None:
+            programs = compile_offline(self.recorded, self.topology, self.learner)
         else:
             programs = compile_programs(self.config, self.agent, self.spec, self.topology, self.learner)
         if self.rules and programs.memory is not None:
@@ -168,6 +173,7 @@ class Outcome:
         stop_code: 0, or the exit code of the signal that stopped it.
         env_steps_per_second: Average that the learner consumed, warm-up excluded; NaN after a single update. Of several
             seeds their sum.
+        samples_per_second: The same of samples of a data set; NaN in a run that learns from none.
         compile_s: Seconds that compilation took; 0 if the programs were given.
         episode_return: Mean over the newest episodes; None if none has finished. Of several seeds the mean of theirs.
         episodes: Number of episodes behind it.
@@ -182,4 +188,5 @@ class Outcome:
     compile_s: float
     episode_return: float | None
     episodes: int
+    samples_per_second: float = math.nan
     seeds: Sequence["Outcome"] = ()

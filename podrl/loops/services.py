@@ -57,8 +57,11 @@ def open_instruments(
     """
     config, first = assembly.config, job.process_index == 0
     console = None if first else Console(quiet=True)
+    total, counts = config.total_env_steps, "env_steps"
+    if config.is_offline:
+        total, counts = config.total_updates, "learner_steps"
     with (
-        Display(config.name, config.env.id, config.total_env_steps, folder, console) as display,
+        Display(config.name, config.env.id, total, folder, console, counts=counts) as display,
         Watchdog(config.watchdog_s, on_stall=on_stall) as watchdog,
         Profiler(folder / "profile", last_update=config.num_updates, enabled=profile and first) as profiler,
     ):
@@ -96,7 +99,8 @@ def open_reporter(
     kept = (start.counters if start else Counters()) if resumes else None
     with MetricsWriter(folder, tensorboard=config.log.tensorboard, resumed=kept) as writer:
         start = with_clock(start, folder)  # The writer has put the rows in order.
-        advises = profiler.annotate is None and config.topology.placement == "sebulba"  # It is about threads that wait.
+        has_threads = config.is_offline or config.topology.placement == "sebulba"  # The advice is about their waits.
+        advises = profiler.annotate is None and has_threads
         parts = (config, assembly.topology, writer, display, ledger, start, guard.check_news)
         yield Reporter(*parts, start_s=time.perf_counter(), advises=advises, label=label), start
 
@@ -173,6 +177,7 @@ def make_summary(assembly: Assembly, outcome: Outcome, *, wall_s: float) -> Summ
         episode_return=outcome.episode_return,
         episodes=outcome.episodes,
         tensorboard=assembly.config.log.tensorboard,
+        samples_per_second=outcome.samples_per_second if assembly.config.is_offline else None,
         seeds=tuple(
             SeedEnd(alone.seed, each.episode_return, each.episodes)
             for alone, each in zip(assembly.config.of_each_seed(), outcome.seeds, strict=True)
@@ -190,6 +195,8 @@ def _describe(assembly: Assembly, folder: str) -> list[str]:
         lines += [f"encoders: {', '.join(f'{name} by {kind}' for name, kind in kinds.items())}"]
     if replay := describe_replay(assembly.config, assembly.state_shape):
         lines += [f"replay: {replay}"]
+    if assembly.recorded:
+        lines += [f"data: {assembly.recorded.describe()}"]
     if (seeds := assembly.config.topology.seeds) > 1:
         first = assembly.config.seed
         lines += [f"seeds: {first} to {first + seeds - 1} in one program, each in a folder seed-SEED of its own"]

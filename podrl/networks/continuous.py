@@ -1,7 +1,7 @@
-"""Networks of agents for continuous control: a policy alone, and two networks of action values, Q(s, a).
+"""Networks of agents for continuous control: a policy alone, two networks of action values Q(s, a), and one of V(s).
 
-Each has its own parameters, under a name of its own, `policy` and `critic`: an agent keeps both in one tree, whose
-parts have optimizers and targets of their own.
+Each has its own parameters, under a name of its own, `policy`, `critic` and `state_value`: an agent keeps them in one
+tree, whose parts have optimizers and targets of their own.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,12 +19,13 @@ from podrl.config.config import NetworkConfig, check
 from podrl.networks.core import LSTM, make_core
 from podrl.networks.encoders import MLP, scale_pixels
 from podrl.networks.functions import chosen_inputs, make_network, opening_inputs
-from podrl.networks.interface import PolicyNetwork, TwinQNetwork
+from podrl.networks.interface import PolicyNetwork, StateValueNetwork, TwinQNetwork
 from podrl.networks.observation import check_observation, encode, make_encoder
 from podrl.networks.parts import seen
 from podrl.networks.policies import make_distribution, num_free, policy_head
 from podrl.networks.rows import swap
 from podrl.ops.distributions import mask_options
+from podrl.ops.gaussian import bound_mean
 from podrl.types import EnvSpec, PyTree, Trajectory
 
 
@@ -87,12 +88,29 @@ class TwinQ(nn.Module):
         return jnp.stack(values, axis=-1)
 
 
+class StateValue(nn.Module):
+    """An encoder and a linear head in float32; rows [B, R] -> [B, R].
+
+    Attributes:
+        encoder: The encoder.
+    """
+
+    encoder: nn.Module
+
+    @nn.compact
+    def __call__(self, stacked: PyTree, last: jax.Array | None) -> jax.Array:
+        """Evaluates every row."""
+        head = nn.Dense(1, kernel_init=nn.initializers.orthogonal(1.0), name="value")
+        return head(encode(self.encoder, stacked, last).astype(jnp.float32))[..., 0]
+
+
 def make_policy_network(
     config: NetworkConfig,
     spec: EnvSpec,
     *,
     squashed: bool = False,
     deterministic: bool = False,
+    bounded_mean: bool = False,
     layers_are_split: bool = False,
 ) -> PolicyNetwork:
     """Builds the network of a policy alone that `config` describes for the observations and actions of `spec`.
@@ -102,6 +120,8 @@ def make_policy_network(
         spec: The spec of the environment.
         squashed: Whether the agent needs a policy whose actions never leave the environment's range.
         deterministic: Whether the network puts out one action before squashing, in place of a distribution.
+        bounded_mean: Whether the mean of a Gaussian that is not squashed is kept within the range by a hyperbolic
+            tangent.
         layers_are_split: Whether the channels of the layers are split over devices.
 
     Raises:
@@ -115,6 +135,8 @@ def make_policy_network(
         "one whose actions do not. Use network.squash_actions=True.",
     )
     policy = None if deterministic else make_distribution(config, spec.actions)
+    if policy and bounded_mean and not config.squash_actions:
+        policy = bound_mean(policy)
     module = Policy(
         encoder=make_encoder(config, spec, layers_are_split=layers_are_split),
         num_params=policy.num_params if policy else _continuous(spec).size,
@@ -159,6 +181,34 @@ def make_twin_q_network(config: NetworkConfig, spec: EnvSpec, *, layers_are_spli
         return swap(module.apply({"params": params}, stacked, last, jnp.swapaxes(action, 0, 1)))
 
     return _under("critic", TwinQNetwork(init=init, rows=rows if config.core == "none" else None), ("rows",))
+
+
+def make_state_value_network(
+    config: NetworkConfig, spec: EnvSpec, *, layers_are_split: bool = False
+) -> StateValueNetwork:
+    """Builds the network of values of states that `config` describes for the observations of `spec`.
+
+    Args:
+        config: The `network` section.
+        spec: The spec of the environment.
+        layers_are_split: Whether the channels of the layers are split over devices.
+
+    Raises:
+        ConfigError: If the encoder cannot take the environment's observations.
+    """
+    _check(config, spec)
+    module = StateValue(encoder=make_encoder(config, spec, layers_are_split=layers_are_split))
+
+    def init(key: jax.Array) -> PyTree:
+        stacked, last, *_ = opening_inputs(config, spec)
+        return module.init(key, stacked, last)["params"]
+
+    def rows(params: PyTree, trajectory: Trajectory, chosen: jax.Array) -> jax.Array:
+        stacked, last, _, _ = chosen_inputs(config, spec.actions, trajectory, chosen)
+        return swap(module.apply({"params": params}, stacked, last))
+
+    network = StateValueNetwork(init=init, rows=rows if config.core == "none" else None)
+    return _under("state_value", network, ("rows",))
 
 
 def _under(name: str, network: Any, evaluating: tuple[str, ...]) -> Any:

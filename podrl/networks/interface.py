@@ -8,6 +8,7 @@ from flax import struct
 import jax
 from jax import numpy as jnp
 
+from podrl.networks.model_records import LatentState, ModelOutput, ModelShape
 from podrl.ops.distributions import Distribution
 from podrl.types import PyTree, Timestep, Trajectory
 
@@ -39,35 +40,6 @@ class QOutput:
     def value(self) -> jax.Array:
         """[...] float32; the value of the best action."""
         return jnp.max(self.q_values, axis=-1)
-
-
-@struct.dataclass(kw_only=True)
-class LatentState:
-    """A state of a learned model, made of what was observed, with the leading axes of the network's input.
-
-    Attributes:
-        latent: [..., *] float32; a vector [F] or an image [H, W, C], between 0 and 1.
-        mask: [..., L] bool; which options the environment's action mask allows here; None without one.
-    """
-
-    latent: jax.Array
-    mask: jax.Array | None = None
-
-
-@struct.dataclass(kw_only=True)
-class ModelOutput:
-    """What a learned model predicts of latent states, with their leading axes.
-
-    Attributes:
-        policy: [..., P] float32; parameters of the distribution `ModelNetwork.policy`.
-        value: [..., N] float32; logits of the value's two-hot code, see `podrl.ops.two_hot`.
-        reward: [..., N] float32; those of the reward of the action that led here. Without a meaning for a latent state
-            that was made of an observation.
-    """
-
-    policy: jax.Array
-    value: jax.Array
-    reward: jax.Array
 
 
 def forget_action(carry: PyTree, action: jax.Array) -> PyTree:
@@ -134,6 +106,17 @@ class PolicyNetwork(NetworkFunctions[jax.Array]):
 
     policy: Distribution | None
 
+    @property
+    def distribution(self) -> Distribution:
+        """The distribution over actions.
+
+        Raises:
+            ValueError: If the policy is deterministic.
+        """
+        if self.policy is None:
+            raise ValueError("Found a deterministic policy; expected a distribution over actions.")
+        return self.policy
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TwinQNetwork:
@@ -153,25 +136,6 @@ class TwinQNetwork:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelShape:
-    """The size and shape of a learned model.
-
-    Attributes:
-        num_bins: Bins of its values and rewards, an odd number.
-        latent: `vector` or `image`.
-        size: Entries of a latent vector, and units of each layer behind it.
-        channels: Channels of a latent image, and of the layers around it.
-        blocks: Residual blocks on latent images: of the representation, the transition and the prediction.
-    """
-
-    num_bins: int
-    latent: str = "vector"
-    size: int = 32
-    channels: int = 64
-    blocks: tuple[int, int, int] = (6, 2, 2)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelNetwork(NetworkFunctions[LatentState]):
     """A learned model of the environment, as MuZero has it. Its `step`, `unroll` and `rows` are the representation.
 
@@ -187,8 +151,22 @@ class ModelNetwork(NetworkFunctions[LatentState]):
     predict: Callable[..., ModelOutput]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StateValueNetwork:
+    """A network of the value V(s) of what the policy's network sees, with parameters under the name `state_value`.
+
+    Attributes:
+        init: (key) -> params.
+        rows: (params, trajectory of [T, B], rows [R, B] int32) -> [R, B] float32: the values of the given rows, 0 to T.
+            None if a row's output depends on that of the rows before it.
+    """
+
+    init: Callable[[jax.Array], PyTree]
+    rows: Callable[[PyTree, Trajectory, jax.Array], jax.Array] | None
+
+
 QNetwork = NetworkFunctions[QOutput]
-AnyNetwork = TypeVar("AnyNetwork", bound=NetworkFunctions | TwinQNetwork)
+AnyNetwork = TypeVar("AnyNetwork", bound=NetworkFunctions | TwinQNetwork | StateValueNetwork)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -199,10 +177,11 @@ class Networks:
         actor_critic: () -> a network with a policy head and a value head.
         q: (*, dueling=False, normalization="none") -> a network of action values, for one discrete action; see
             `podrl.networks.action_values`.
-        policy: (*, squashed=False, deterministic=False) -> a network of a policy alone; see
+        policy: (*, squashed=False, deterministic=False, bounded_mean=False) -> a network of a policy alone; see
             `podrl.networks.continuous`.
         twin_q: () -> two networks of the values of actions that are numbers.
         model: (`ModelShape`) -> a learned model of an environment with one discrete action.
+        state_value: () -> a network of the values of states.
     """
 
     actor_critic: Callable[[], Network]
@@ -210,6 +189,7 @@ class Networks:
     policy: Callable[..., PolicyNetwork]
     twin_q: Callable[[], TwinQNetwork]
     model: Callable[[ModelShape], ModelNetwork]
+    state_value: Callable[[], StateValueNetwork]
 
     def map(self, change: Callable[[Any], Any]) -> "Networks":
         """The same networks, each as `change`, (network) -> network, returns it."""
@@ -219,4 +199,5 @@ class Networks:
             policy=lambda **asked: change(self.policy(**asked)),
             twin_q=lambda: change(self.twin_q()),
             model=lambda shape: change(self.model(shape)),
+            state_value=lambda: change(self.state_value()),
         )

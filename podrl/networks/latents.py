@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 
 from podrl.networks.core import LSTM
 from podrl.networks.encoders import RELU_INIT, ResidualBlock, normalize_layer, scale_pixels
-from podrl.networks.interface import ModelOutput
+from podrl.networks.model_records import ModelOutput
 from podrl.networks.observation import encode
 from podrl.networks.policies import policy_head
 from podrl.types import PyTree

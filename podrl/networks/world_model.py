@@ -19,7 +19,8 @@ from podrl.actions import DiscreteActions
 from podrl.config.config import NetworkConfig, check
 from podrl.networks.core import make_core
 from podrl.networks.functions import make_network
-from podrl.networks.interface import LatentState, ModelNetwork, ModelOutput, ModelShape
+from podrl.networks.interface import ModelNetwork
+from podrl.networks.model_records import LatentState, ModelOutput, ModelShape
 from podrl.networks.latents import (
     ImagePrediction,
     ImageRepresentation,

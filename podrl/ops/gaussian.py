@@ -88,6 +88,32 @@ def make_gaussian(size: int, *, squash: bool, initial_scale: float) -> Distribut
     )
 
 
+def bound_mean(gaussian: Distribution) -> Distribution:
+    """Returns a Gaussian that is not squashed, as a function of the mean before a hyperbolic tangent bounds it.
+
+    Its mean stays within (-1, 1), and its samples may leave that range. Unlike that of a squashed Gaussian, the density
+    of an action of +-1 is finite and falls with the distance from the mean.
+
+    Args:
+        gaussian: The distribution, a function of D means and D raw scales [..., 2D].
+    """
+
+    def bounded(params: jax.Array) -> jax.Array:
+        mean, raw = jnp.split(params.astype(jnp.float32), 2, axis=-1)
+        return jnp.concatenate([jnp.tanh(mean), raw], axis=-1)
+
+    return Distribution(
+        num_params=gaussian.num_params,
+        sample=lambda keys, params: gaussian.sample(keys, bounded(params)),
+        mode=lambda params: gaussian.mode(bounded(params)),
+        log_prob=lambda params, action: gaussian.log_prob(bounded(params), action),
+        sample_and_log_prob=lambda keys, params: gaussian.sample_and_log_prob(keys, bounded(params)),
+        entropy=lambda params: gaussian.entropy(bounded(params)),
+        kl=lambda p, q: gaussian.kl(bounded(p), bounded(q)),
+        kl_parts=lambda p, q: gaussian.kl_parts(bounded(p), bounded(q)),
+    )
+
+
 def gaussian_log_prob(mean: jax.Array, scale: jax.Array, x: jax.Array) -> jax.Array:
     """Log-density at `x` [..., D] of Gaussians with mean and standard deviation [..., D]; [...] in nats."""
     return -jnp.sum(0.5 * jnp.square((x - mean) / scale) + jnp.log(scale) + 0.5 * _LOG_2PI, axis=-1)

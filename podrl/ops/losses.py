@@ -55,6 +55,25 @@ def cross_entropy_loss(weights: jax.Array, logits: jax.Array) -> jax.Array:
     return -jnp.sum(weights * jnp.where(weights > 0, log_probs, 0.0), axis=-1)
 
 
+def expectile_loss(values: jax.Array, targets: jax.Array, expectile: float) -> jax.Array:
+    """Per-row loss |expectile - 1[target < value]| (target - value)^2, whose minimum is an expectile of the targets.
+
+    With 0.5 that is their mean; towards 1 it nears the largest target.
+
+    Args:
+        values: [T, B].
+        targets: [T, B]; no gradient flows through them.
+        expectile: In (0, 1).
+
+    Returns:
+        [T, B].
+
+    Source: Kostrikov et al. 2021, arXiv:2110.06169, equations 3 and 5.
+    """
+    difference = jax.lax.stop_gradient(targets) - values
+    return jnp.where(difference < 0, 1 - expectile, expectile) * jnp.square(difference)
+
+
 def clipped_surrogate_loss(rhos: jax.Array, advantages: jax.Array, clip: jax.Array | float) -> jax.Array:
     """Per-row loss max(-rho A, -clip(rho, 1 - clip, 1 + clip) A): moving beyond `clip` gains nothing.
 

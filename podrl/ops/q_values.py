@@ -68,6 +68,21 @@ def double_q_value(q_values: jax.Array, selector: jax.Array) -> jax.Array:
     return value_of_action(q_values, greedy_action(selector))
 
 
+def conservative_loss(q_values: jax.Array, action: jax.Array) -> jax.Array:
+    """Computes log sum exp Q(s, .) - Q(s, action) of each row: how far other actions are overrated, and at least zero.
+
+    Args:
+        q_values: [..., A].
+        action: [...] integers in [0, A); the recorded action, which is allowed.
+
+    Returns:
+        [...] float32.
+
+    Source: Kumar et al. 2020, arXiv:2006.04779, equation 4, the term beside the errors.
+    """
+    return jax.nn.logsumexp(q_values, axis=-1) - value_of_action(q_values, action)
+
+
 def rescale_value(x: jax.Array) -> jax.Array:
     """Computes h(x) = sign(x) (sqrt(|x| + 1) - 1) + 0.001 x, by which values of any scale can be learned.
 

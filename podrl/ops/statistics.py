@@ -14,6 +14,7 @@ Mathematik 18 (pairs).
 from flax import struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from podrl.types import PyTree
 
@@ -54,6 +55,20 @@ def initial_statistics(structs: PyTree) -> Statistics:
     ones = jax.tree.map(jnp.ones_like, zeros)
     remainders = Remainders(count=jnp.zeros(()), mean=zeros, variance=zeros)
     return Statistics(count=jnp.zeros(()), mean=zeros, variance=ones, remainders=remainders)
+
+
+def exact_statistics(count: int, mean: PyTree, variance: PyTree) -> Statistics:
+    """Returns statistics that are known, as numpy arrays.
+
+    Args:
+        count: The number of rows.
+        mean: A pytree of float64.
+        variance: A pytree of float64 like `mean`.
+    """
+    exact = {"count": np.float64(count), "mean": mean, "variance": variance}
+    rounded = jax.tree.map(lambda x: np.asarray(x, np.float32), exact)
+    rest = jax.tree.map(lambda x, near: np.asarray(x - near.astype(np.float64), np.float32), exact, rounded)
+    return Statistics(**rounded, remainders=Remainders(**rest))
 
 
 def update_statistics(statistics: Statistics, rows: PyTree, mask: jax.Array) -> Statistics:

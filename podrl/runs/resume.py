@@ -25,7 +25,7 @@ from podrl.runs.progress import newest_update
 from podrl.runs.records import read_json
 from podrl.runs.run_files import CHECKPOINTED, START_ANEW, set_rows_aside
 from podrl.telemetry.kept_rows import run_seconds
-from podrl.types import LearnerState, Snapshot
+from podrl.types import Counters, LearnerState, Snapshot
 
 _ADVICE = f"Put good copies there and repeat the command, choose another --workdir, or add {START_ANEW}."
 
@@ -155,7 +155,7 @@ def _choices(config: Config, workdir: epath.Path, steps: Sequence[int]) -> list[
 
 
 def _finished(config: Config, workdir: epath.Path, steps: Sequence[int]) -> list[int]:
-    """Returns the checkpoints, newest first, at which the run had consumed all of its env steps."""
+    """Returns the checkpoints, newest first, at which the run had reached its length."""
     finished: list[int] = []
     for step in sorted(steps, reverse=True) if config.determinism == "exact" else ():
         try:
@@ -164,7 +164,7 @@ def _finished(config: Config, workdir: epath.Path, steps: Sequence[int]) -> list
             continue
         if not isinstance(env_steps, int):
             continue
-        if env_steps < config.total_env_steps:
+        if not is_finished(config, Counters(learner_steps=step, env_steps=env_steps)):
             break
         finished.append(step)
     return finished

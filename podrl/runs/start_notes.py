@@ -18,7 +18,12 @@ from podrl.runs.records import read_manifests
 from podrl.runs.workdir import write_facts
 from podrl.types import Counters, Snapshot
 
-_SCHEDULE_KEYS = ("agent.optimizer.learning_rate", "agent.optimizer.learning_rate_decay", "total_env_steps")
+_SCHEDULE_KEYS = (
+    "agent.optimizer.learning_rate",
+    "agent.optimizer.learning_rate_decay",
+    "total_env_steps",
+    "total_updates",
+)
 
 
 def note_start(
@@ -81,9 +86,12 @@ def _learning_rate(values: Mapping[str, Any], counters: Counters) -> tuple[float
     """Returns the learning rate that a config has at `counters`, and its share of the first; None without one."""
     optimizer, actors = values.get("agent", {}).get("optimizer", {}), values.get("actors", {})
     sizes = [values.get("total_env_steps"), actors.get("num_envs"), actors.get("unroll_length")]
+    done = counters.env_steps
+    if updates := values.get("total_updates"):  # Of a run from a data set.
+        sizes, done = [updates, 1, 1], counters.learner_steps
     if not isinstance(optimizer, Mapping) or optimizer.get("learning_rate") is None or not all(sizes):
         return None
     total, num_envs, length = sizes
-    left = max(0, math.ceil((total - counters.env_steps) / (num_envs * length))) * num_envs * length
-    share = left / max(counters.env_steps + left, 1) if optimizer.get("learning_rate_decay") else 1.0
+    left = max(0, math.ceil((total - done) / (num_envs * length))) * num_envs * length
+    share = left / max(done + left, 1) if optimizer.get("learning_rate_decay") else 1.0
     return optimizer["learning_rate"] * share, share

@@ -18,6 +18,7 @@ BUCKETS = (
     "transfer",
     "wait_params",
     "wait_rollouts",
+    "wait_data",
     "learn",
     "publish",
     "log",

@@ -23,7 +23,8 @@ from podrl.runtime.ledger import Ledger
 
 STALLED = 124  # The exit code of `timeout`: something took too long.
 _NAME = "watchdog"
-_NOT_COUNTED = ("compile", "wait_params", "wait_rollouts", "evaluate")  # A compiler works; these waits have timeouts.
+# A compiler works; these waits have timeouts, except that for the learner, which is watched itself.
+_NOT_COUNTED = ("compile", "wait_params", "wait_rollouts", "wait_data", "wait_learner", "evaluate")
 _CHECKS = 20  # Checks within the limit.
 _GRACE = 1.5  # Times the limit, after which a process that cannot even run the watchdog is ended from outside Python.
 

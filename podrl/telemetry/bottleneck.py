@@ -10,6 +10,8 @@ from podrl.experience.layout import make_layout
 from podrl.mesh import Topology
 from podrl.runtime.machine import available_cores, busy_core_seconds
 from podrl.telemetry.bottleneck_rules import advise
+from podrl.telemetry.offline_rules import advise_offline
+from podrl.telemetry.rates import SAMPLES_KEY
 from podrl.telemetry.readable import duration
 from podrl.telemetry.situation import Machine, Situation
 
@@ -28,12 +30,16 @@ def suggest_shorter(config: Config, row: Mapping[str, Any]) -> str | None:
         config: the run's config.
         row: one of its rows of metrics, with a rate.
     """
-    left_s = (config.total_env_steps - row["env_steps"]) / max(row["env_steps_per_second"], 1e-9)
+    left, rate, key = config.total_env_steps - row["env_steps"], row["env_steps_per_second"], "total_env_steps"
+    if config.is_offline:
+        left = (config.total_updates - row["learner_steps"]) * config.data.learner_steps * config.data.batch
+        rate, key = row[SAMPLES_KEY], "total_updates"
+    left_s = left / max(rate, 1e-9)
     if left_s < _LONG_S:
         return None
     return (
         f"At this rate the run takes {duration(left_s)} more. For a first look, --config configs/impala_catch.py is "
-        "done in about twenty seconds; --config.total_env_steps shortens this one."
+        f"done in about twenty seconds; --config.{key} shortens this one."
     )
 
 
@@ -87,13 +93,14 @@ class BottleneckFinder:
         if now.ended_s - self._first.ended_s < self._after_s:
             return None
         self._has_spoken = True
-        return str(advise(self._situation(self._first, now)))
+        give = advise_offline if self._config.is_offline else advise
+        return str(give(self._situation(self._first, now)))
 
     def _add(self, row: Mapping[str, Any], seconds: float) -> None:
         """Converts a row's rate to steps and its shares to seconds, since rows differ in length."""
         self._env_steps += row["env_steps_per_second"] * seconds
         for key, share in row.items():
-            if key.startswith(("time/learner/", "time/actors/")):
+            if key.startswith(("time/learner/", "time/actors/", "time/data/")):
                 self._seconds[key] = self._seconds.get(key, 0.0) + share * seconds
 
     def _situation(self, first: "_Reading", now: "_Reading") -> Situation:

@@ -59,7 +59,7 @@ def _actors_limit(situation: Situation) -> Advice:
         f"learner waits {situation.learner_waits:.0%} for rollouts, actors spend "
         f"{situation.share('actors', bucket):.0%} in {bucket}"
     )
-    return Advice(finding + _cores(situation), causes[bucket](situation))
+    return Advice(finding + describe_cores(situation), causes[bucket](situation))
 
 
 def _slow_env(situation: Situation) -> tuple[str, ...]:
@@ -82,7 +82,7 @@ def _slow_act(situation: Situation) -> tuple[str, ...]:
     if situation.act_call_s < SHORT_CALL_S:
         return (_more_envs(situation), *_larger_pools(situation))
     if situation.on_cpu:
-        return (*_smaller_network(situation), "an accelerator, or a host with more cores")
+        return (*smaller_network(situation), "an accelerator, or a host with more cores")
     remedies = []
     if machine.shares_devices and machine.devices > 1:
         remedies.append(_split_devices())
@@ -90,7 +90,7 @@ def _slow_act(situation: Situation) -> tuple[str, ...]:
         remedies.append(f"more topology.actor_devices_per_process (now {machine.actor_devices} of {machine.devices})")
     if network.compute_dtype == "float32":
         remedies.append("network.compute_dtype=bfloat16")
-    return (*remedies, *_larger_pools(situation), *_smaller_network(situation), "more devices")
+    return (*remedies, *_larger_pools(situation), *smaller_network(situation), "more devices")
 
 
 def _slow_transfer(situation: Situation) -> tuple[str, ...]:
@@ -110,7 +110,7 @@ def _learner_limits(situation: Situation) -> Advice:
         f"actors wait {situation.actors_wait:.0%} for the learner, which spends "
         f"{situation.share('learner', 'learn'):.0%} in learn"
     )
-    return Advice(finding + _cores(situation), (*_side_work(situation), *_faster_updates(situation)))
+    return Advice(finding + describe_cores(situation), (*_side_work(situation), *_faster_updates(situation)))
 
 
 def _faster_updates(situation: Situation) -> tuple[str, ...]:
@@ -118,7 +118,7 @@ def _faster_updates(situation: Situation) -> tuple[str, ...]:
     if situation.on_cpu:
         longer = f"longer actors.unroll_length (now {situation.config.actors.unroll_length}) for larger updates"
         small = (longer,) if situation.has_idle_cores else ()
-        return (*small, *_smaller_network(situation), "an accelerator, or a host with more cores")
+        return (*small, *smaller_network(situation), "an accelerator, or a host with more cores")
     machine, config = situation.machine, situation.config
     remedies = []
     if config.topology.micro_batches > 1:
@@ -128,7 +128,7 @@ def _faster_updates(situation: Situation) -> tuple[str, ...]:
     if machine.learner_devices < machine.devices and machine.devices > 2:
         number = f"now {machine.learner_devices} of {machine.devices}"
         remedies.append(f"more topology.learner_devices_per_process ({number})")
-    return (*remedies, *_smaller_network(situation), "more devices")
+    return (*remedies, *smaller_network(situation), "more devices")
 
 
 def _nobody_waits(situation: Situation) -> Advice:
@@ -139,8 +139,9 @@ def _nobody_waits(situation: Situation) -> Advice:
     if situation.on_cpu and not situation.has_idle_cores:
         if situation.share("learner", "learn") >= situation.share("actors", consumer):
             consumer = "learn"
-        finding = f"{sides}; acting, emulating and learning fill the cores, {consumer} the most{_cores(situation)}"
-        network = () if consumer == "env" else _smaller_network(situation)
+        filling = f"acting, emulating and learning fill the cores, {consumer} the most"
+        finding = f"{sides}; {filling}{describe_cores(situation)}"
+        network = () if consumer == "env" else smaller_network(situation)
         return Advice(finding, (*remedies, *network, "a host with more cores"))
     if situation.machine.shares_devices and not situation.on_cpu:
         split = (_split_devices(),) if situation.machine.devices > 1 else ()
@@ -148,7 +149,7 @@ def _nobody_waits(situation: Situation) -> Advice:
         return Advice(finding, (*remedies, *split, *_faster_updates(situation)))
     cheaper = _faster_updates(situation)[0] if situation.has_idle_cores else "a host with more cores"
     return Advice(
-        f"balanced, {sides}{_cores(situation)}", (*remedies, cheaper, "more devices and cores, for both sides")
+        f"balanced, {sides}{describe_cores(situation)}", (*remedies, cheaper, "more devices and cores, for both sides")
     )
 
 
@@ -186,7 +187,7 @@ def _larger_pools(situation: Situation) -> tuple[str, ...]:
     return (f"fewer actors.pools_per_thread (now {pools}), each of more environments",) if pools > least else ()
 
 
-def _smaller_network(situation: Situation) -> tuple[str, ...]:
+def smaller_network(situation: Situation) -> tuple[str, ...]:
     """Suggests a cheaper network; it may learn less."""
     network = situation.config.network
     if network.encoders == {"mlp"}:
@@ -203,7 +204,7 @@ def _split_devices() -> str:
     )
 
 
-def _cores(situation: Situation) -> str:
+def describe_cores(situation: Situation) -> str:
     """Describes how busy the cores are."""
     others = f", {situation.others_busy:.0%} with other processes" if situation.others_busy >= OTHERS else ""
     return f" ({situation.machine.cores} cores, {situation.cores_busy:.0%} busy{others})"

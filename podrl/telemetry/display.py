@@ -37,10 +37,11 @@ class Display:
         self,
         name: str,
         env_id: str,
-        total_env_steps: int,
+        total: int,
         workdir: Any,
         console: Console | None = None,
         *,
+        counts: str = "env_steps",
         interval_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -49,14 +50,15 @@ class Display:
         Args:
             name: the run's name.
             env_id: the environment's id.
-            total_env_steps: env steps at which the run ends.
+            total: env steps at which the run ends, or what `counts` says.
             workdir: the run's folder, a path or a string.
             console: console to write to; None is stdout, where the terminal wraps long lines.
+            counts: what the run's length counts, a key of rows: `env_steps`, or `learner_steps` for updates.
             interval_s: least seconds between two plain lines; the first and the last row are always shown.
             clock: monotonic seconds.
         """
         self._title = f"{name} on {env_id}"
-        self._total_env_steps = total_env_steps
+        self._total, self._counts = total, counts
         self._workdir = str(workdir)
         # Rich takes any stream for a terminal if FORCE_COLOR is set, as in a notebook, even one that cannot redraw
         # lines.
@@ -154,11 +156,11 @@ class Display:
 
     def _estimate(self, row: Mapping[str, Any]) -> float | None:
         """Returns the seconds left, from the rate since the first row that this process saw; None at that row."""
-        steps, ended_s = row["env_steps"], row.get("time/wall_s", math.nan)
+        steps, ended_s = row[self._counts], row.get("time/wall_s", math.nan)
         if self._first_point is None:
             self._first_point = (ended_s, steps)
         seconds, done = ended_s - self._first_point[0], steps - self._first_point[1]
-        return max(self._total_env_steps - steps, 0) * seconds / done if done > 0 else None
+        return max(self._total - steps, 0) * seconds / done if done > 0 else None
 
     def _print(self, text: Text) -> None:
         """Prints literally: no markup, and in a log file no wrapping."""
@@ -168,7 +170,7 @@ class Display:
         """Prints the newest row as a plain line."""
         self._line_s = now
         self._unshown = False
-        progress = Progress(self._total_env_steps, now - self._start_s, self._left_s)
+        progress = Progress(self._total, now - self._start_s, self._left_s, self._counts)
         self._print(Text(plain_line(self._row, progress)))
 
     def _panel(self) -> RenderableType:
@@ -177,7 +179,7 @@ class Display:
         if ended is not None and ended.learner_steps > row.get("learner_steps", 0):
             row = {**row, **dataclasses.asdict(ended)}
         doing = None if phase is None else f"{phase[0]} ...  {duration(now - phase[1])}"
-        progress = Progress(self._total_env_steps, now - self._start_s, self._left_s)
+        progress = Progress(self._total, now - self._start_s, self._left_s, self._counts)
         # A terminal echoes Ctrl-C as two characters behind the panel; without room for them the panel slips by a line.
         width = min(PANEL_WIDTH, self._console.width - 3)
         return make_panel(self._title, self._workdir, row, progress, doing, width)

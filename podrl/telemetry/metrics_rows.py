@@ -19,7 +19,7 @@ from podrl.ops.fingerprint import extend, to_hex
 from podrl.runtime.ledger import Ledger, pooled, shares
 from podrl.telemetry.episode_gatherer import EpisodeGatherer
 from podrl.telemetry.metrics_file import Row
-from podrl.telemetry.rates import START_KEY, WALL_KEY, End, RateMeter, Rates
+from podrl.telemetry.rates import SAMPLES_KEY, START_KEY, WALL_KEY, End, RateMeter, Rates
 from podrl.types import Counters, Metrics
 
 
@@ -45,7 +45,7 @@ class MetricsRows:
     """Keeps episodes, rates and time shares, and writes a row every few updates.
 
     Attributes:
-        rates: Of the newest row, and the average without warm-up, in env steps per second.
+        rates: Of the newest row, and the average without warm-up, in env steps per second, or samples of a data set.
         chain: Of the fingerprints of every `every_updates`-th update. Other rows show it with their own fingerprints
             added but leave it as it is, so that it does not depend on where a run was stopped.
         ended: After the newest update that has ended.
@@ -69,6 +69,7 @@ class MetricsRows:
         actors: Sequence[Ledger],
         write: Callable[[Row], None],
         whose: str = "",
+        samples_per_update: int = 0,
     ):
         """Starts without a row.
 
@@ -88,6 +89,8 @@ class MetricsRows:
             actors: The actor threads' ledgers.
             write: Takes a finished row.
             whose: What messages add to an update's number: ` of seed 3`; empty if there is one seed.
+            samples_per_update: Samples of a data set that an update learns from. Rates are then of these, and `actors`
+                are the threads that bring them; 0 for a run that learns from experience of its own.
         """
         self.rates = Rates(float("nan"), float("nan"))
         self.chain = chain
@@ -100,6 +103,7 @@ class MetricsRows:
         self._meter = RateMeter(warm_up)
         self._start_s = start_s
         self._learner, self._actors = learner, actors
+        self._samples_per_update = samples_per_update
         self._last_spent_s = self.mark().spent_s
         self._write = write
         self._stop_on_nonfinite = stop_on_nonfinite
@@ -127,7 +131,8 @@ class MetricsRows:
 
     def mark(self) -> End:
         """Returns the end of an update that is seen to end now."""
-        spent_s = {"learner": self._learner.seconds(), "actors": pooled(actor.seconds() for actor in self._actors)}
+        others = pooled(ledger.seconds() for ledger in self._actors)
+        spent_s = {"learner": self._learner.seconds(), "data" if self._samples_per_update else "actors": others}
         return End(ended_s=time.perf_counter(), spent_s=spent_s)
 
     def launched(
@@ -158,7 +163,8 @@ class MetricsRows:
         Raises:
             NonFiniteError: If its loss or gradient is not finite.
         """
-        self._meter.add(update.counters.env_steps, end.ended_s)
+        samples = update.counters.learner_steps * self._samples_per_update
+        self._meter.add(samples or update.counters.env_steps, end.ended_s)
         if self._stop_on_nonfinite:
             check_finite(update.counters.learner_steps, update.metrics, self.whose)
         elif float(update.metrics["grad/skipped"]):
@@ -184,13 +190,15 @@ class MetricsRows:
         with self._learner.spend("log"):
             counters = update.counters
             self.rates = self._meter.read()
-            rate = self.rates.recent
+            is_offline = self._samples_per_update > 0
+            rate = 0.0 * self.rates.recent if is_offline else self.rates.recent  # Stays NaN before the first rate.
             start, self._start = self._start, {}
             self._write(
                 {
                     **dataclasses.asdict(counters),
                     "env_steps_per_second": rate,
                     "frames_per_second": rate * self._frames_per_step,
+                    **({SAMPLES_KEY: self.rates.recent} if is_offline else {}),
                     **(self._gather() if update.gathered is None else update.gathered),
                     **{name: float(value) for name, value in jax.device_get(dict(update.metrics)).items()},
                     **self._count_skipped(),

@@ -16,20 +16,24 @@ from rich.table import Table
 from rich.text import Text
 
 from podrl.runtime.tables import compact
+from podrl.telemetry.rates import SAMPLES_KEY
 from podrl.telemetry.readable import duration, short_number, short_rate
 
 PANEL_WIDTH = 100  # Most columns.
 _MOST_NUMBERS = 4  # Of `info`, in a line of a log file.
 _INFO = "episode/info/"
+_THREADS = ("learner", "actors", "data")  # Whose time rows have shares of.
+_LOSS = "loss/total"
 LOWEST, HIGHEST = "seeds/return_lowest", "seeds/return_highest"  # Of the mean returns of several seeds.
 
 
 class Progress(NamedTuple):
-    """Progress of a run: env steps at its end, seconds since it began, and the estimate of seconds left."""
+    """Progress of a run: its length, seconds since it began, estimated seconds left, and what counts its length."""
 
-    total_env_steps: int
+    total: int
     elapsed_s: float
     left_s: float | None
+    counts: str = "env_steps"  # Or `learner_steps`, its updates.
 
 
 def make_panel(
@@ -47,7 +51,7 @@ def make_panel(
     """
     lines: list[Any] = [] if phase is None else [Text(phase, style="yellow")]
     if row:
-        lines += [_progress_bar(row, progress), _numbers(row, progress.total_env_steps)]
+        lines += [_progress_bar(row, progress), _numbers(row, progress)]
     lines.append(_details(row, workdir))
     return Panel(
         Group(*lines),
@@ -63,15 +67,9 @@ def plain_line(row: Mapping[str, Any], progress: Progress) -> str:
     """Returns a row of metrics as one line for a log file."""
     parts = [
         f"update {row['learner_steps']:,}",
-        f"env_steps {row['env_steps']:,} ({_percent(row, progress.total_env_steps)})",
-        f"frames {row['frames']:,}",
-        f"{_rate(row, 'env_steps_per_second')} steps/s",
-        f"{_rate(row, 'frames_per_second')} frames/s",
-        f"return {_value(row, 'episode/return')}{_spread(row)}",
-        *_info_numbers(row)[:_MOST_NUMBERS],
-        f"lag {_lag(row)}",
+        *_counts_and_rates(row, progress),
     ]
-    for thread in ("learner", "actors"):
+    for thread in _THREADS:
         largest = _largest_shares(row, thread)[:3]
         if largest:
             parts.append(f"{thread}: " + " ".join(f"{bucket} {share:.0%}" for bucket, share in largest))
@@ -79,26 +77,44 @@ def plain_line(row: Mapping[str, Any], progress: Progress) -> str:
     return "  ".join(parts)
 
 
+def _counts_and_rates(row: Mapping[str, Any], progress: Progress) -> list[str]:
+    """Returns what a line of a log file says of counts, rates and episodes."""
+    if SAMPLES_KEY in row:
+        return [f"({_percent(row, progress)})", f"{_rate(row, SAMPLES_KEY)} samples/s", f"loss {_value(row, _LOSS)}"]
+    return [
+        f"env_steps {row['env_steps']:,} ({_percent(row, progress)})",
+        f"frames {row['frames']:,}",
+        f"{_rate(row, 'env_steps_per_second')} steps/s",
+        f"{_rate(row, 'frames_per_second')} frames/s",
+        f"return {_value(row, 'episode/return')}{_spread(row)}",
+        *_info_numbers(row)[:_MOST_NUMBERS],
+        f"lag {_lag(row)}",
+    ]
+
+
 def _progress_bar(row: Mapping[str, Any], progress: Progress) -> Table:
     """Makes the progress bar, with the time before and after now."""
     grid = Table.grid(padding=(0, 2), expand=True)
     grid.add_column(ratio=1)
     grid.add_column(no_wrap=True)
-    total = progress.total_env_steps
-    bar = ProgressBar(
-        total=total, completed=min(row["env_steps"], total), complete_style="cyan", finished_style="green"
-    )
-    times = f"{_percent(row, total)}  {duration(progress.elapsed_s)} elapsed  {_time_left(progress.left_s)} left"
+    total, done = progress.total, row[progress.counts]
+    bar = ProgressBar(total=total, completed=min(done, total), complete_style="cyan", finished_style="green")
+    times = f"{_percent(row, progress)}  {duration(progress.elapsed_s)} elapsed  {_time_left(progress.left_s)} left"
     grid.add_row(bar, Text(times))
     return grid
 
 
-def _numbers(row: Mapping[str, Any], total_env_steps: int) -> Table:
+def _numbers(row: Mapping[str, Any], progress: Progress) -> Table:
     """Makes the table of counts, rates and episodes."""
     grid = Table.grid(padding=(0, 2))
     for style, width in (("dim", 9), ("bold", 15), ("green", 16), ("dim", 8), ("bold", None)):
         grid.add_column(style=style, min_width=width, no_wrap=True)
-    steps = f"{compact(row['env_steps'])} / {compact(total_env_steps)}"
+    steps = f"{compact(row[progress.counts])} / {compact(progress.total)}"
+    if SAMPLES_KEY in row:
+        loss, norm = _value(row, _LOSS), _value(row, "grad/norm")
+        cells = ("updates", steps, f"{_rate(row, SAMPLES_KEY)} samples/s", "loss", f"{loss}  gradient {norm}")
+        grid.add_row(*map(Text, cells))
+        return grid
     best, length = _value(row, "episode/return_max"), _value(row, "episode/length")
     count = _number(row, "episode/count")
     episodes = "-" if count is None else f"{count:,.0f}"
@@ -118,7 +134,7 @@ def _details(row: Mapping[str, Any], workdir: str) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", width=9)
     grid.add_column()
-    for thread in ("learner", "actors"):
+    for thread in _THREADS:
         spent = _largest_shares(row, thread)
         if spent:
             grid.add_row(thread, _coloured(spent))
@@ -199,9 +215,9 @@ def _lag(row: Mapping[str, Any]) -> str:
     return f"{mean:.3g}" if most is None or most == mean else f"{mean:.3g} (max {most:.3g})"
 
 
-def _percent(row: Mapping[str, Any], total_env_steps: int) -> str:
+def _percent(row: Mapping[str, Any], progress: Progress) -> str:
     """Returns how much of the run is done."""
-    return f"{min(row['env_steps'] / total_env_steps, 1.0):.1%}"
+    return f"{min(row[progress.counts] / progress.total, 1.0):.1%}"
 
 
 def _time_left(seconds: float | None) -> str:

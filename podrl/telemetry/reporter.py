@@ -85,13 +85,13 @@ class Reporter:
 
     def _write(self, row: Row) -> None:
         before, self._before = self._before, {}
-        self._writer.write({**row, **before}, row["env_steps"])
+        self._writer.write({**row, **before}, row["learner_steps" if self._config.is_offline else "env_steps"])
 
     def before_checkpoint(self, snapshot: Snapshot) -> None:
         """Syncs all rows so far to their files, and warns if no episode has ended since the boundary before."""
         self._writer.sync()
         every, update = make_schedule(self._config).every, snapshot.counters.learner_steps
-        if every == 0 or update % every or self._config.topology.placement == "anakin":
+        if every == 0 or update % every or self._config.topology.placement == "anakin" or self._config.is_offline:
             return
         before, self._num_episodes = self._num_episodes, snapshot.episodes.get("count", 0)
         if self._num_episodes == before and not self._has_warned:

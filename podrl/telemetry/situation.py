@@ -39,7 +39,8 @@ class Situation:
 
     Attributes:
         shares: fractions of a thread's time by keys as in a row of metrics, `time/learner/wait_rollouts`; the actors'
-            are those of all actor threads together.
+            are those of all actor threads together. Offline those of the thread that brings data are there in place of
+            theirs, as `time/data/read`.
         env_steps_per_second: rate of the whole job.
         cores_busy: fraction of the time of all its cores that this process used.
         others_busy: fraction that other processes used, on this machine or, if it is virtual, on its host.

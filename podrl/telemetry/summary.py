@@ -34,6 +34,7 @@ class Summary:
         episode_return: mean over the newest `episodes`; None if none has finished.
         episodes: number of episodes in `episode_return`.
         tensorboard: whether event files were written.
+        samples_per_second: average of the samples of a data set that were learned from; None if there is none.
         seeds: how each seed ended, of several; counters are then those of each, and rates are sums.
     """
 
@@ -46,6 +47,7 @@ class Summary:
     episode_return: float | None
     episodes: int
     tensorboard: bool = True
+    samples_per_second: float | None = None
     seeds: Sequence[SeedEnd] = ()
 
 
@@ -53,18 +55,22 @@ def summary_text(summary: Summary, title: str, workdir: str) -> Text:
     """Returns the block of text that closes a run."""
     counters = summary.counters
     several = f" of each of {len(summary.seeds)} seeds" if summary.seeds else ""
+    samples = summary.samples_per_second
     returns = [("return", _describe_return(summary.episode_return, summary.episodes))]
     returns += [(f"seed {end.seed}", _describe_return(end.episode_return, end.episodes)) for end in summary.seeds]
+    steps = [("env steps", f"{counters.env_steps:,}{several}"), ("frames", f"{counters.frames:,}")]
     lines = [
         ("updates", f"{counters.learner_steps:,}{several}"),
-        ("env steps", f"{counters.env_steps:,}{several}"),
-        ("frames", f"{counters.frames:,}"),
+        *(steps if samples is None else ()),
         ("wall time", f"{duration(summary.wall_s)}, of which compiling {duration(summary.compile_s)}"),
-        *returns,
+        *(returns if samples is None else ()),
         ("workdir", workdir),
         ("curves", f"{workdir}/{'seed-*/' if summary.seeds else ''}metrics.jsonl"),
     ]
-    if not math.isnan(summary.env_steps_per_second):  # NaN: too short, or already complete.
+    if samples is not None:
+        if not math.isnan(samples):
+            lines.insert(2, ("speed", f"{short_rate(samples)} samples/s (average, without warm-up)"))
+    elif not math.isnan(summary.env_steps_per_second):  # NaN: too short, or already complete.
         rates = f"{short_rate(summary.env_steps_per_second)} steps/s, {short_rate(summary.frames_per_second)} frames/s"
         lines.insert(4, ("speed", f"{rates} (average, without warm-up)"))
     if summary.tensorboard:

@@ -12,10 +12,14 @@ import numpy as np
 import pytest
 
 from podrl.actions import ContinuousActions, DiscreteActions, HybridActions, MultiDiscreteActions, options_of
+from podrl.agents.parts.interface import Fresh
 from podrl.agents.parts.loading import agent_names
 from podrl.agents.parts.nonfinite import CHECKED
+from podrl.agents.parts.recorded import UNIFORM
+from podrl.agents.parts.updating import make_update
 from podrl.config.config import ConfigError, NetworkConfig
 from podrl.networks.available import make_networks
+from podrl.replay.batches import evenly_weighted
 from podrl.types import ACTION_MASK, VECTOR, EnvSpec, LearnerState, Timestep
 from tests.short_runs import all_resets, make_agent_update, random_trajectory
 
@@ -65,10 +69,10 @@ def spec_of(name, kind):
     return next((spec for spec in (SPECS[kind], ONE_CHOICE.get(kind)) if takes(name, spec)), None)
 
 
-def make_agent(name, kind, spec):
+def make_agent(name, kind, spec, config=None):
     module, networks = importlib.import_module(name), make_networks(NETWORKS[kind], spec)
     return module.make_agent(
-        module.AgentConfig(), networks=networks, spec=spec, num_envs=NUM_ENVS, num_updates=NUM_UPDATES
+        config or module.AgentConfig(), networks=networks, spec=spec, num_envs=NUM_ENVS, num_updates=NUM_UPDATES
     )
 
 
@@ -78,6 +82,7 @@ class Case:
     def __init__(self, name, kind):
         self.spec, self.traces = spec_of(name, kind), 0
         self.agent = make_agent(name, kind, self.spec)
+        self.needs_data = importlib.import_module(name).AgentConfig().update_shape.needs_data
         self.state = jax.jit(self.agent.init)(jax.random.key(0))
         self.params = self.agent.actor_params(self.state)
         self.carry = jax.jit(self.agent.initial_carry)(np.arange(NUM_ENVS, dtype=np.uint32))
@@ -86,8 +91,12 @@ class Case:
         self.keys = jax.random.split(jax.random.key(1), NUM_ENVS)
 
     def _count_and_update(self, state, trajectory):
+        """What only a data set teaches learns from the same as if it had been recorded; it gets no rollouts."""
         self.traces += 1
-        return make_agent_update(self.agent)(state, trajectory)
+        if not self.needs_data:
+            return make_agent_update(self.agent)(state, trajectory)
+        recorded = {UNIFORM: jax.tree.map(lambda x: x[None], evenly_weighted(trajectory))}
+        return make_update(self.agent)(state, Fresh(recorded=recorded))
 
     def trajectory(self, seed=0):
         return random_trajectory(self.agent, self.spec, 6, 8, seed)

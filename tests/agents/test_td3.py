@@ -7,8 +7,10 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
+from podrl.agents.parts.behaviour import stay_near_recorded
 from podrl.agents.parts.critic_steps import noise_keys
-from podrl.agents.parts.interface import Batch
+from podrl.agents.parts.interface import Batch, Partition
+from podrl.agents.parts.recorded import REBALANCED, UNIFORM
 from podrl.agents.td3 import AgentConfig, make_agent, td3_policy_loss, td3_targets
 from podrl.config.config import ConfigError
 from podrl.types import Timestep
@@ -91,6 +93,88 @@ def test_policy_and_slow_copies_move_at_every_period_and_the_critics_always():
                 *(after.extra["target"][name], state.extra["target"][name], after.params[name]),
             )
         state = after
+
+
+class TestBehaviour:
+    """TD3+BC: how the policy is held to the recorded actions."""
+
+    def learn(self, batch, alpha=2.5, partition=None):
+        """One step of the policy, with critics that stay as they are."""
+        proportional = dataclasses.replace(plain(0.01), epsilon=1.0)
+        config = AgentConfig(
+            behaviour_alpha=alpha, policy_period=1, optimizer=proportional, critic_optimizer=plain(1e-12)
+        )
+        agent = make_agent(
+            config,
+            networks=asked(NETWORKS),
+            spec=SPEC,
+            num_envs=4,
+            num_updates=10,
+            partition=partition or Partition(),
+        )
+        state = agent.init(jax.random.key(0))
+        return state, *jax.jit(agent.learn)(state, batch)[:2]
+
+    def streams(self, uniform, rebalanced):
+        return Batch(recorded={UNIFORM: random_sample(uniform), REBALANCED: random_sample(rebalanced)})
+
+    def test_values_are_divided_by_their_mean_size_and_distances_are_not(self):
+        """Both of the rebalanced stream, with its weights; the size is that of all rows alike."""
+        state, _, metrics = self.learn(self.streams(1, 2))
+        sample, values, distances = random_sample(2), [], []
+        rows = np.argwhere(sample.trajectory.is_transition)
+        for t, b in rows:
+            observation = sample.trajectory.observation[t, b]
+            action = evaluate(state.params, observation)
+            values.append(paper_values(state.params["critic"], observation, action)[0])
+            distances.append(np.mean((action - sample.trajectory.action[t, b]) ** 2))
+        scale = 2.5 / np.mean(np.abs(values))
+        expected = np.mean(sample.weight[rows[:, 1]] * (-scale * np.array(values) + distances))
+        assert float(metrics["loss/policy"]) == pytest.approx(expected, rel=1e-4)
+        assert float(metrics["policy/distance"]) == pytest.approx(np.mean(distances), rel=1e-4)
+
+    def test_no_gradient_flows_through_the_size_of_values(self):
+        """With one row the loss would otherwise not depend on the value."""
+        sample = random_sample(2, length=1, batch=1)
+        trajectory = dataclasses.replace(sample.trajectory, first=np.zeros((2, 1), bool))
+        loss = stay_near_recorded(
+            2.5,
+            NETWORKS,
+            {**NETWORKS.policy.init(None), **NETWORKS.critic.init(None)},
+            dataclasses.replace(sample, trajectory=trajectory),
+            lambda params, part: td3_policy_loss(NETWORKS, params, part),
+        )
+        params = {**NETWORKS.policy.init(None), **NETWORKS.critic.init(None)}
+
+        def distance(policy):
+            action = jnp.tanh(trajectory.observation[0, 0] @ policy["weights"] + policy["bias"])
+            return jnp.mean(jnp.square(action - trajectory.action[0, 0]))
+
+        whole = jax.grad(lambda policy: loss({**params, "policy": policy}, trajectory)[0].sum())(params["policy"])
+        alone = jax.grad(distance)(params["policy"])
+        assert np.any(np.abs(whole["bias"] - alone["bias"]) > 1e-3)
+
+    def test_the_policy_is_improved_on_the_rebalanced_stream_alone_and_critics_on_the_uniform_one(self):
+        policies, errors = [], []
+        for streams in ((1, 2), (3, 2), (1, 3)):
+            _, after, metrics = self.learn(self.streams(*streams))
+            policies.append(after.params["policy"]["bias"])
+            errors.append(float(metrics["loss/value"]))
+        np.testing.assert_array_equal(policies[0], policies[1])
+        assert np.any(policies[0] != policies[2])
+        assert errors[0] == errors[2] != errors[1]
+
+    def test_micro_batches_learn_the_same(self):
+        parts = [Partition(micro_batches=num) for num in (1, 4)]
+        policies = [self.learn(self.streams(1, 2), partition=part)[1].params["policy"] for part in parts]
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), *policies)
+
+    def test_what_has_learned_from_a_data_set_never_acts_at_random(self):
+        agent = make_toy_agent(random_steps=100)
+        state, learn = agent.init(jax.random.key(0)), jax.jit(agent.learn)
+        assert agent.actor_params(state)["is_random"]
+        assert agent.actor_params(learn(state, Batch(rollouts=random_sample()))[0])["is_random"]
+        assert not agent.actor_params(learn(state, self.streams(1, 2))[0])["is_random"]
 
 
 def test_actors_add_noise_and_stay_within_the_range():

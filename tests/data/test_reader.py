@@ -244,7 +244,7 @@ class TestSampleReader:
         event = threading.Event()
 
         class Stuck:
-            def load(self, update):
+            def load(self, update, beat):
                 event.wait(60)
 
         reader = SampleReader(Stuck(), first=3, last=9, timeout_s=0.2)
@@ -262,7 +262,7 @@ def test_a_data_set_must_suit_the_agent(tmp_path, data):
         check_suits(data, IMAGES, agent="iql")
     with pytest.raises(ConfigError, match=r"has no behaviour, which agent.name='impala' needs"):
         check_suits(data, VECTOR, agent="impala", needs=("behaviour",))
-    with pytest.raises(ConfigError, match=r"has no carry, which agent.name='r2d2' needs"):
+    with pytest.raises(ConfigError, match=r"has no carry, which agent.name='r2d2' needs. .* initial carry\."):
         check_suits(data, VECTOR, agent="r2d2", needs=("carry",))
     with_behaviour = write_episodes(tmp_path / "a", [make_episode(0, 3, behaviour=LOGITS)], behaviour=LOGITS)
     check_suits(open_data(with_behaviour), VECTOR, agent="impala", needs=("behaviour", "params_version"))

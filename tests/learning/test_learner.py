@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from podrl.config.config import TopologyConfig
-from podrl.learning.learner import Learner, join_environments, lag_metrics
+from podrl.learning.intake import join_environments, lag_metrics
+from podrl.learning.learner import Learner
 from podrl.mesh import make_topology, trajectory_sharding
 from podrl.ops.fingerprint import fingerprint
 from podrl.types import Trajectory

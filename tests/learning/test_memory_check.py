@@ -1,5 +1,7 @@
 """What memory cannot hold is answered with bytes and keys before anything is allocated."""
 
+import re
+
 import pytest
 
 from podrl.assembly import assemble
@@ -51,6 +53,23 @@ def test_more_frames_than_a_compiler_takes_are_refused():
 def test_a_run_of_fewer_updates_than_its_lag_needs_no_more_rollouts_than_updates(monkeypatch):
     monkeypatch.setattr(memory_check, "host_memory_bytes", lambda: 2**30)
     assemble(make_config(actors__num_envs=3200, actors__lag=900, total_env_steps=3 * 3200 * 4))
+
+
+def test_actors_that_serve_what_is_ready_have_room_for_two_unrolls_of_each_environment(monkeypatch):
+    """Without a lag the learner has one batch, and the actors have two."""
+    settings = {"actors__num_envs": 3200, "actors__unroll_length": 1000, "actors__max_lag": 0, "determinism": "free"}
+    settings |= {"topology__actor_devices_per_process": 1, "topology__learner_devices_per_process": 1}
+
+    def needed(**further):
+        monkeypatch.setattr(memory_check, "host_memory_bytes", lambda: 2**20)
+        with pytest.raises(ConfigError) as error:
+            assemble(make_config(**settings, **further))
+        return dict(re.findall(r"(experience|unrolls of actors) ([\d.,]+ \w+)", str(error.value)))
+
+    without, served = needed(), needed(remote__env_workers=1, remote__timeout_s=10.0)
+    assert without.keys() == {"experience"}
+    assert served["experience"] == without["experience"] == "711.77 MiB"
+    assert served["unrolls of actors"] == "1.39 GiB"
 
 
 def test_what_fits_is_assembled():

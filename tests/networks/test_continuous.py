@@ -83,6 +83,28 @@ def test_a_deterministic_policy_puts_out_one_action_before_squashing():
     assert policy.policy is None
 
 
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_state_values_are_of_what_is_seen(kind):
+    observation, config = NETWORKS[kind]
+    spec = make_spec(observation)
+    network, trajectory = make_networks(config, spec).state_value(), case(kind)[3]
+    params = jax.jit(network.init)(jax.random.key(2))
+    assert set(params) == {"state_value"}
+    whole = np.asarray(jax.jit(network.rows)(params, trajectory, rows_of(0, LENGTH + 1)))
+    assert (whole.shape, whole.dtype) == ((LENGTH + 1, BATCH), np.float32)
+    assert np.std(whole) > 1e-3
+    np.testing.assert_allclose(network.rows(params, trajectory, rows_of(2, 3))[0], whole[2], atol=1e-6)
+
+
+@pytest.mark.parametrize("squash", [True, False])
+def test_a_bounded_mean_stays_within_the_range_and_a_squashed_policy_as_it_is(squash):
+    networks = make_networks(NetworkConfig(squash_actions=squash), make_spec(VECTORS))
+    far = np.full(2 * SIZE, 2.0, np.float32)
+    plain, bounded = networks.policy().distribution.mode(far), networks.policy(bounded_mean=True).distribution.mode(far)
+    np.testing.assert_allclose(bounded, np.tanh(2.0), rtol=1e-5)
+    np.testing.assert_allclose(plain, np.tanh(2.0) if squash else 2.0, rtol=1e-5)
+
+
 def test_a_policy_of_choices_has_their_logits():
     policy = make_networks(NetworkConfig(), make_spec(VECTORS, DiscreteActions(5))).policy()
     params = jax.eval_shape(policy.init, jax.random.key(0))
@@ -93,6 +115,7 @@ def test_networks_with_memory_have_no_rows():
     networks = make_networks(NetworkConfig(core="lstm"), make_spec(VECTORS))
     assert networks.policy().rows is None
     assert networks.twin_q().rows is None
+    assert networks.state_value().rows is None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from podrl.ops.categorical import make_categorical, make_multi_categorical
-from podrl.ops.gaussian import MIN_SCALE, make_gaussian
+from podrl.ops.gaussian import MIN_SCALE, bound_mean, make_gaussian
 from podrl.ops.hybrid import make_hybrid
 
 CASES = list(itertools.product((False, True), [(0.0, 0.5), (-0.7, 0.1), (1.5, 1.0)]))
@@ -189,3 +189,26 @@ def test_those_of_choices_are_consistent_too(kind):
     action, log_prob = jax.jit(made.sample_and_log_prob)(keys, outputs)
     np.testing.assert_allclose(action, jax.jit(made.sample)(keys, outputs), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(log_prob, made.log_prob(outputs, action), rtol=1e-4, atol=1e-5)
+
+
+def test_a_bounded_mean_is_the_tangent_of_the_parameter_and_nothing_else_is_squashed():
+    bounded, keys = bound_mean(PLAIN), jax.random.split(jax.random.key(0), 1000)
+    given, meant = params(1.2, 0.4), params(np.tanh(1.2), 0.4)
+    many = np.broadcast_to(given, (1000, 2))
+    action = bounded.sample(keys, many)
+    assert np.abs(action).max() > 1
+    np.testing.assert_allclose(action, PLAIN.sample(keys, np.broadcast_to(meant, (1000, 2))), rtol=1e-5, atol=1e-6)
+    drawn, log_prob = bounded.sample_and_log_prob(keys, many)
+    np.testing.assert_array_equal(drawn, action)
+    np.testing.assert_allclose(log_prob, bounded.log_prob(many, action), rtol=1e-5)
+    np.testing.assert_allclose(bounded.mode(given), [np.tanh(1.2)], rtol=1e-6)
+    expected = -0.5 * ((1.0 - np.tanh(1.2)) / 0.4) ** 2 - np.log(0.4 * np.sqrt(2 * np.pi))
+    np.testing.assert_allclose(bounded.log_prob(given, np.ones(1, np.float32)), expected, rtol=1e-5)
+    np.testing.assert_allclose(bounded.entropy(given), PLAIN.entropy(meant), rtol=1e-6)
+    other = params(-0.3, 0.2)
+    bound_other = params(np.tanh(-0.3), 0.2)
+    np.testing.assert_allclose(bounded.kl(given, other), PLAIN.kl(meant, bound_other), rtol=1e-5)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5),
+        *(bounded.kl_parts(given, other), PLAIN.kl_parts(meant, bound_other)),
+    )

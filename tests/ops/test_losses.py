@@ -40,6 +40,14 @@ def test_value_loss():
     np.testing.assert_array_equal(by_targets, [0.0, 0.0])
 
 
+def test_expectile_loss():
+    values, targets = jnp.array([1.0, 1.0]), jnp.array([3.0, 0.0])
+    np.testing.assert_allclose(losses.expectile_loss(values, targets, 0.9), [0.9 * 4, 0.1 * 1], rtol=1e-6)
+    by_values, by_targets = jax.grad(lambda *args: losses.expectile_loss(*args, 0.9).sum(), (0, 1))(values, targets)
+    np.testing.assert_allclose(by_values, [-2 * 0.9 * 2, 2 * 0.1], rtol=1e-6)
+    np.testing.assert_array_equal(by_targets, [0.0, 0.0])
+
+
 def test_clipped_surrogate_loss():
     """No gradient where the ratio has moved by more than the clip in the direction that the advantage asks for."""
     rhos = jnp.array([1.0, 1.5, 0.5, 1.5, 0.5])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from podrl.ops.q_values import (
+    conservative_loss,
     double_q_value,
     epsilon_greedy,
     greedy_action,
@@ -73,3 +74,12 @@ def test_priorities_mix_the_largest_and_the_mean_error_of_the_rows_that_count():
     mask = jnp.array([[True, True, False], [True, True, False], [False, True, False]])
     expected = [0.9 * 3 + 0.1 * 2, 0.9 * 4 + 0.1 * 2, 0.0]
     np.testing.assert_allclose(sequence_priority(errors, mask, share_of_max=0.9), expected, rtol=1e-6)
+
+
+def test_the_conservative_loss_is_the_soft_maximum_less_the_recorded_actions_value():
+    q_values = jnp.array([[1.0, 2.0, -jnp.inf], [0.0, 0.0, 50.0]])
+    found = conservative_loss(q_values, jnp.array([1, 0]))
+    np.testing.assert_allclose(found, [np.log(np.exp(1) + np.exp(2)) - 2, 50], rtol=1e-5)
+    slopes = jax.grad(lambda x: conservative_loss(x, jnp.array([1, 0])).sum())(q_values)
+    share = 1 / (1 + np.exp(1))
+    np.testing.assert_allclose(slopes, [[share, -share, 0], [-1, 0, 1]], atol=1e-6)

@@ -11,7 +11,8 @@ import pytest
 from podrl.assembly import assemble
 from podrl.config.config import ConfigError, ReplayConfig, TopologyConfig
 from podrl.experience.layout import Layout
-from podrl.learning.learner import Learner, join_environments
+from podrl.learning.intake import join_environments
+from podrl.learning.learner import Learner
 from podrl.learning.replay import describe_replay, make_replay
 from podrl.mesh import make_topology, trajectory_sharding
 from podrl.replay.batches import make_batch_replay

@@ -6,7 +6,7 @@ large on average. A ring that draws by priority gets the critics' errors, and we
 Source: Fujimoto et al. 2018, arXiv:1802.09477, section 4.2 (clipped double Q-learning).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -23,6 +23,26 @@ from podrl.ops.losses import masked_mean, value_loss
 from podrl.ops.minibatches import accumulate_gradients
 from podrl.ops.q_values import sequence_priority
 from podrl.types import LearnerState, Metrics, PyTree, Sample, Trajectory
+
+_NORMS = ("grad/critic_norm", "grad/policy_norm", "grad/state_value_norm")
+# (params, part of the trajectory, with the network's carry) -> the loss of each row [T, B], and what to tell the means
+# of, [T, B] by name.
+RowLoss = Callable[[PyTree, Trajectory], tuple[jax.Array, Mapping[str, jax.Array]]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CriticTerm:
+    """What critics descend beside their errors, such as a term that keeps them from overrating unknown actions.
+
+    Attributes:
+        name: Its metric's name.
+        sample: [T, B] that it is the mean over.
+        loss: The loss of each row, differentiated by `params["critic"]`.
+    """
+
+    name: str
+    sample: Sample
+    loss: RowLoss
 
 
 def noise_keys(key: jax.Array, trajectory: Trajectory) -> jax.Array:
@@ -50,6 +70,7 @@ def take_critic_step(
     sample: Sample,
     targets_of: Callable[[Trajectory], jax.Array],
     partition: Partition,
+    term: CriticTerm | None = None,
 ) -> tuple[LearnerState, Metrics, jax.Array]:
     """Takes one optimizer step of the critics, down the mean of the weighted 0.5 (target - Q)^2, summed over both.
 
@@ -60,6 +81,7 @@ def take_critic_step(
         sample: [T, B]; reset rows carry no loss.
         targets_of: (part of the trajectory, with the network's carry) -> targets [T, B] in the return's units.
         partition: How the update goes through its batch.
+        term: What they descend beside that.
 
     Returns:
         The state, metrics and the sequences' priorities [B].
@@ -77,6 +99,9 @@ def take_critic_step(
         return loss, ({"loss/value": loss, **metrics}, sequence_priority(errors, mask, share_of_max=1.0))
 
     metrics, priority, grads = accumulate_by_sequence(loss_of, state.params["critic"], sample, partition)
+    if term is not None:
+        told, slopes = _descend(networks, state.params, "critic", term.name, term.sample, term.loss, partition)
+        metrics, grads = {**metrics, **told}, jax.tree.map(jnp.add, grads, slopes)
     state, norm = _move(optimizer, state, "critic", grads)
     return state, {**metrics, "grad/critic_norm": norm, "loss/weight": jnp.mean(sample.weight)}, priority
 
@@ -86,46 +111,70 @@ def take_policy_step(
     optimizer: OptimizerOverRun,
     state: LearnerState,
     sample: Sample,
-    row_loss: Callable[[PyTree, Trajectory], tuple[jax.Array, Mapping[str, jax.Array]]],
+    row_loss: RowLoss,
     partition: Partition,
+    *,
+    part: str = "policy",
 ) -> tuple[LearnerState, Metrics]:
-    """Takes one optimizer step of the policy, down the mean of its loss over real transitions.
+    """Takes one optimizer step of the policy, down the mean of its weighted loss over real transitions.
 
     Args:
         networks: The agent's networks.
         optimizer: The policy's optimizer.
         state: The state.
         sample: [T, B].
-        row_loss: (params, part of the trajectory, with the network's carry) -> the loss of each row [T, B], and what to
-            tell the means of, [T, B] by name. Differentiated by `params["policy"]`.
+        row_loss: The loss of each row, differentiated by `params["policy"]`.
         partition: How the update goes through its batch.
+        part: The part of the parameters that takes the step, if it is not the policy.
 
     Returns:
         The state, and metrics.
     """
+    metrics, grads = _descend(networks, state.params, part, f"loss/{part}", sample, row_loss, partition)
+    state, norm = _move(optimizer, state, part, grads)
+    return state, {**metrics, f"grad/{part}_norm": norm}
+
+
+def total_metrics(metrics: Metrics, others: Sequence[str] = ()) -> Metrics:
+    """Returns the metrics with what every agent owes: the sum of the losses, and the norm of the whole gradient.
+
+    Args:
+        metrics: The metrics.
+        others: Names of losses besides those of values and policy.
+    """
+    norms = [metrics[name] for name in _NORMS if name in metrics]
+    loss = metrics["loss/value"] + metrics["loss/policy"] + sum(metrics[name] for name in others)
+    return {**metrics, "loss/total": loss, "grad/norm": jnp.linalg.norm(jnp.stack(norms))}
+
+
+def _descend(
+    networks: TwinCritic,
+    params: PyTree,
+    part: str,
+    name: str,
+    sample: Sample,
+    row_loss: RowLoss,
+    partition: Partition,
+) -> tuple[Metrics, PyTree]:
+    """Returns the metrics of the weighted mean of a loss over real transitions, and its gradient by a part of `params`.
+
+    The loss's own metric is called `name`.
+    """
     count = jnp.sum(sample.trajectory.is_transition, dtype=jnp.float32)
 
-    def loss_of(params: PyTree, part: Sample) -> tuple[jax.Array, Metrics]:
-        trajectory = resume_network(networks.policy, part)
-        losses, told = row_loss({**state.params, "policy": params}, trajectory)
+    def loss_of(own: PyTree, taken: Sample) -> tuple[jax.Array, Metrics]:
+        trajectory = resume_network(networks.policy, taken)
+        losses, told = row_loss({**params, part: own}, trajectory)
         means = {
-            name: masked_mean(x, trajectory.is_transition, count=count)
-            for name, x in {"loss/policy": losses, **told}.items()
+            label: masked_mean(x, trajectory.is_transition, count=count)
+            for label, x in {name: taken.weight * losses, **told}.items()
         }
-        return means["loss/policy"], means
+        return means[name], means
 
     (_, metrics), grads = accumulate_gradients(
-        loss_of, state.params["policy"], sample, partition.micro_batches, rolled=partition.rolls_micro_batches
+        loss_of, params[part], sample, partition.micro_batches, rolled=partition.rolls_micro_batches
     )
-    state, norm = _move(optimizer, state, "policy", grads)
-    return state, {**metrics, "grad/policy_norm": norm}
-
-
-def total_metrics(metrics: Metrics) -> Metrics:
-    """Returns the metrics with what every agent owes: the sum of the losses, and the norm of the whole gradient."""
-    norms = [metrics["grad/critic_norm"], metrics["grad/policy_norm"]]
-    loss = metrics["loss/value"] + metrics["loss/policy"]
-    return {**metrics, "loss/total": loss, "grad/norm": jnp.linalg.norm(jnp.stack(norms))}
+    return metrics, grads
 
 
 def _move(optimizer: OptimizerOverRun, state: LearnerState, part: str, grads: PyTree) -> tuple[LearnerState, jax.Array]:

@@ -29,10 +29,11 @@ def check_actions(config: Any, spec: EnvSpec) -> None:
     Raises:
         ConfigError: If the environment's actions are of another kind.
     """
+    others = "bc" if config.update_shape.needs_data else "ppo or impala"
     check(
         isinstance(spec.actions, config.action_kinds),
         f"agent.name={config.name!r} takes actions of {' or '.join(_KINDS[kind] for kind in config.action_kinds)}; "
-        f"those of env.id={spec.id!r} are {_KINDS[type(spec.actions)]}. Use another agent, such as ppo or impala.",
+        f"those of env.id={spec.id!r} are {_KINDS[type(spec.actions)]}. Use another agent, such as {others}.",
     )
 
 

@@ -8,7 +8,7 @@ from flax import struct
 import jax
 from jax import numpy as jnp
 
-from podrl.agents.parts.interface import Batch, Partition
+from podrl.agents.parts.interface import Partition, SequenceShape
 from podrl.networks.interface import NetworkFunctions, Output, QNetwork, QOutput
 from podrl.ops.minibatches import accumulate_gradients
 from podrl.ops.q_values import double_q_value, value_of_action
@@ -20,17 +20,6 @@ _PRIORITY = "priority"  # Among the metrics of a part.
 SequenceLoss = Callable[[PyTree, Sample], tuple[jax.Array, tuple[Metrics, jax.Array]]]
 
 
-def rollouts_of(batch: Batch) -> Sample:
-    """Returns a batch's rollouts, for an agent that learns only from them.
-
-    Raises:
-        ValueError: If the batch has no rollouts.
-    """
-    if batch.rollouts is None:
-        raise ValueError("Found a batch without rollouts; this agent learns from the experience of its own run.")
-    return batch.rollouts
-
-
 def resume_network(
     network: NetworkFunctions[Output], sample: Sample, own: Callable[[PyTree], PyTree] = lambda carry: carry
 ) -> Trajectory:
@@ -38,7 +27,8 @@ def resume_network(
 
     Args:
         network: The network.
-        sample: From a ring, which keeps a part of the carry; or rollouts that were not in one, and have it whole.
+        sample: From a ring or a data set, which keep a part of the carry; or rollouts that were not in one, and have it
+            whole.
         own: (an agent's whole carry) -> the network's.
     """
     carry = sample.trajectory.carry
@@ -84,6 +74,38 @@ def unroll_after_burn_in(
             opening_reward=trajectory.reward[burn_in - 1],
         )
     return network.unroll(params, trajectory)[0]
+
+
+def rows_to_learn(shape: SequenceShape, length: int) -> tuple[int, int]:
+    """Returns the first row that is learned from, and the one behind the last, of sequences or rollouts of some length.
+
+    The burn-in is left out, but of a rollout that is no longer than it; so are rows that are only for targets.
+    """
+    start = shape.burn_in if shape.burn_in < length else 0
+    return start, max(length - shape.extra, start + 1)
+
+
+def transitions_to_learn(shape: SequenceShape, trajectory: Trajectory) -> jax.Array:
+    """Returns which rows of [T, B] behind the burn-in are transitions that are learned from, [T - burn_in, B] bool."""
+    start, stop = rows_to_learn(shape, len(trajectory.reward))
+    mask = trajectory.is_transition[start:]
+    return mask & (jnp.arange(len(mask)) < stop - start)[:, None]
+
+
+def evaluate_transitions(
+    network: NetworkFunctions[Output], params: PyTree, trajectory: Trajectory, start: int = 0, stop: int | None = None
+) -> Output:
+    """Evaluates only rows that have an action: rows `start` to `stop` of [T, B], `stop` left out; all T by default.
+
+    Rows before them warm up the carry, if there is one.
+    """
+    length, batch = trajectory.reward.shape
+    end = length if stop is None else stop
+    if network.rows is None:
+        behind = unroll_after_burn_in(network, params, trajectory, start)
+        return jax.tree.map(lambda x: x[: end - start], behind)
+    rows = jnp.arange(start, end, dtype=jnp.int32)[:, None]
+    return network.rows(params, trajectory, jnp.broadcast_to(rows, (end - start, batch)))
 
 
 def double_q_behind(

@@ -16,12 +16,13 @@ from podrl.agents.parts.interface import Agent, Batch, SequenceShape, UpdateShap
 from podrl.agents.parts.optimizing import OptimizerOverRun
 from podrl.config.config import check
 from podrl.config.optimizer import OptimizerConfig
-from podrl.networks.interface import Networks, PolicyNetwork, TwinQNetwork
+from podrl.networks.interface import Networks, PolicyNetwork, StateValueNetwork, TwinQNetwork
 from podrl.ops.distributions import Distribution
 from podrl.types import EnvSpec, LearnerState, Metrics, PyTree, Timestep, Trajectory
 
 _TRANSITION = SequenceShape(burn_in=0, length=1, from_every_row=True)
 TRANSITIONS = UpdateShape(sequences=_TRANSITION, recorded=_TRANSITION)
+RECORDED_TRANSITIONS = UpdateShape(recorded=_TRANSITION, needs_data=True)
 
 
 def constant_adam() -> OptimizerConfig:
@@ -37,11 +38,13 @@ class TwinCritic:
         policy: The policy's.
         critic: The critics'.
         size: D.
+        state_value: That of the values of states, if the agent has one.
     """
 
     policy: PolicyNetwork
     critic: TwinQNetwork
     size: int
+    state_value: StateValueNetwork | None = None
 
     @property
     def distribution(self) -> Distribution:
@@ -50,9 +53,7 @@ class TwinCritic:
         Raises:
             ValueError: If the policy is deterministic.
         """
-        if self.policy.policy is None:
-            raise ValueError("Found a deterministic policy; expected a distribution over actions.")
-        return self.policy.policy
+        return self.policy.distribution
 
     def policy_at(self, params: PyTree, trajectory: Trajectory, start: int) -> jax.Array:
         """Evaluates the policy in T rows from `start`, 0 or 1, of [T, B]; returns what it puts out, [T, B, P]."""
@@ -61,11 +62,22 @@ class TwinCritic:
 
     def values_at(self, params: PyTree, trajectory: Trajectory, start: int, action: jax.Array) -> jax.Array:
         """Evaluates one action [T, B, D] in each of T rows from `start`, 0 or 1; returns both values, [T, B, 2]."""
+        return self.values_of_several(params, trajectory, start, action[:, :, None])[:, :, 0]
+
+    def values_of_several(self, params: PyTree, trajectory: Trajectory, start: int, actions: jax.Array) -> jax.Array:
+        """Evaluates S actions [T, B, S, D] in each of T rows from `start`; returns both values, [T, B, S, 2]."""
         evaluate: Any = self.critic.rows
-        return evaluate(params, trajectory, _rows_from(trajectory, start), action[:, :, None])[:, :, 0]
+        return evaluate(params, trajectory, _rows_from(trajectory, start), actions)
+
+    def state_value_at(self, params: PyTree, trajectory: Trajectory, start: int) -> jax.Array:
+        """Evaluates states in T rows from `start`, 0 or 1, of [T, B]; returns their values, [T, B]."""
+        evaluate: Any = self.state_value and self.state_value.rows
+        return evaluate(params, trajectory, _rows_from(trajectory, start))
 
 
-def ask_for_networks(config: Any, networks: Networks, spec: EnvSpec, *, deterministic: bool = False) -> TwinCritic:
+def ask_for_networks(
+    config: Any, networks: Networks, spec: EnvSpec, *, deterministic: bool = False, bounded_mean: bool = False
+) -> TwinCritic:
     """Returns an agent's networks.
 
     Args:
@@ -73,12 +85,16 @@ def ask_for_networks(config: Any, networks: Networks, spec: EnvSpec, *, determin
         networks: Makes the networks.
         spec: The environment.
         deterministic: Whether the policy puts out an action in place of a distribution.
+        bounded_mean: Whether it may be a Gaussian around a mean within the actions' range. Otherwise no action of a
+            distribution leaves that range.
 
     Raises:
         ConfigError: If actions are no numbers, if the network has a memory, or if its policy leaves the actions' range.
     """
     check_actions(config, spec)
-    policy = networks.policy(squashed=not deterministic, deterministic=deterministic)
+    policy = networks.policy(
+        squashed=not deterministic and not bounded_mean, deterministic=deterministic, bounded_mean=bounded_mean
+    )
     critic = networks.twin_q()
     check(
         policy.rows is not None and critic.rows is not None,
@@ -102,11 +118,13 @@ def make_twin_critic_agent(
     """Returns an agent that acts by its policy, and first at random; only how it learns is its own.
 
     `LearnerState.extra["random_steps_left"]` counts the env steps of the whole job that are still random. With a lag
-    actors hear later that there are none left. It records nothing of its acting.
+    actors hear later that there are none left. There are none once it has learned from a data set alone, whose run has
+    no actors. It records nothing of its acting.
 
     Args:
         networks: Its networks.
-        optimizers: Make the first states of the optimizers, by the part of the parameters: `policy` and `critic`.
+        optimizers: Make the first states of the optimizers, by the part of the parameters: `policy`, `critic`, and
+            `state_value` if there is such a network.
         random_steps: Env steps of the whole job before the policy acts.
         extra: (params) -> what else the state holds, such as targets; a copy, as both may be donated.
         explore: (keys [B], what the policy puts out [B, P]) -> actions [B, D].
@@ -115,8 +133,9 @@ def make_twin_critic_agent(
     """
 
     def init(key: jax.Array) -> LearnerState:
-        state_key, policy_key, critic_key = jax.random.split(key, 3)
+        state_key, policy_key, critic_key, value_key = jax.random.split(key, 4)
         params = {**networks.policy.init(policy_key), **networks.critic.init(critic_key)}
+        params |= networks.state_value.init(value_key) if networks.state_value else {}
         step, learner_step = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)  # Two, as both may be donated.
         return LearnerState(
             step=step,
@@ -131,9 +150,15 @@ def make_twin_critic_agent(
     def actor_params(state: LearnerState) -> PyTree:
         return {"policy": state.params["policy"], "is_random": state.extra["random_steps_left"] > 0}
 
-    def observe(state: LearnerState, rollouts: Trajectory) -> LearnerState:
-        left = jnp.maximum(state.extra["random_steps_left"] - rollouts.reward.size, 0)
+    def with_random_steps(state: LearnerState, left: jax.Array) -> LearnerState:
         return dataclasses.replace(state, extra={**state.extra, "random_steps_left": left})
+
+    def observe(state: LearnerState, rollouts: Trajectory) -> LearnerState:
+        return with_random_steps(state, jnp.maximum(state.extra["random_steps_left"] - rollouts.reward.size, 0))
+
+    def learn_and_act(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, jax.Array]:
+        state, metrics, priority = learn(state, batch)
+        return with_random_steps(state, jnp.int32(0)) if batch.rollouts is None else state, metrics, priority
 
     return Agent(
         init=init,
@@ -141,7 +166,7 @@ def make_twin_critic_agent(
         actor_params=actor_params,
         act=_make_act(networks, explore),
         act_greedy=_make_act_greedy(networks.policy, exploit),
-        learn=learn,
+        learn=learn_and_act,
         observe=observe,
         keep=networks.policy.keep,
     )

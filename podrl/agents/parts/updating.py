@@ -24,7 +24,8 @@ def make_update(
     Args:
         agent: The agent.
         replay: What it learns from in place of fresh rollouts; None to learn from those.
-        rolls_draws: Whether the draws of an update are a loop of the compiled program, instead of a copy of each.
+        rolls_draws: Whether the draws of an update are a loop of the compiled program, instead of a copy of each; of a
+            replay or of recorded data.
     """
 
     def learn_by_priority(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, jax.Array | None]:
@@ -36,7 +37,9 @@ def make_update(
         return state, metrics
 
     def learn_recorded(state: LearnerState, fresh: Fresh) -> tuple[LearnerState, Metrics]:
-        state, metrics = jax.lax.scan(lambda state, drawn: learn(state, Batch(recorded=drawn)), state, fresh.recorded)
+        state, metrics = jax.lax.scan(
+            lambda state, drawn: learn(state, Batch(recorded=drawn)), state, fresh.recorded, unroll=not rolls_draws or 1
+        )
         return state, jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
 
     def learn_fresh(state: LearnerState, rollouts: Trajectory, fresh: Fresh) -> tuple[LearnerState, Metrics]:

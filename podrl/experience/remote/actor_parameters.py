@@ -8,6 +8,8 @@ import queue
 import jax
 import numpy as np
 
+from podrl.experience.remote.actor_channel import Task
+from podrl.experience.remote.actor_links import ActorLink, ActorLinks, deal
 from podrl.experience.remote.connection import WorkerConnection
 from podrl.experience.remote.messages import Head, Kind, pack_fields, read_head
 from podrl.experience.remote.remote_actor import RemoteActor
@@ -15,12 +17,22 @@ from podrl.experience.remote.trees import TreeCodec, to_pieces
 from podrl.experience.remote.versions import Publication, Publishing, is_true
 from podrl.types import PyTree, Trajectory
 
+_SLICE_S = 1.0  # The longest wait without a look at who has come.
+
 
 @dataclasses.dataclass(frozen=True)
 class _Pull:
     """A worker asks for the newest parameters."""
 
-    worker: int
+    link: ActorLink
+
+
+@dataclasses.dataclass(frozen=True)
+class _Change:
+    """A worker has compiled, or was lost."""
+
+
+_Queue = queue.SimpleQueue[Publication | _Pull | _Change | None]
 
 
 class ActorParameters:
@@ -41,8 +53,11 @@ class ActorParameters:
         self.sent = 0
         self._publishing, self._actors = publishing, actors
         self._codec = TreeCodec(params)
-        self._queue: queue.SimpleQueue[Publication | _Pull | None] = queue.SimpleQueue()
+        self._queue: _Queue = queue.SimpleQueue()
         self._granted: dict[int, int] = {}  # The oldest version that may make each rollout that was not checked yet.
+        self._tasks: list[Task] = []  # Rollouts that no actor owes yet.
+        self._newest: Publication | None = None
+        self._pulls: dict[ActorLink, _Pulls] = {}  # If they pull.
 
     def publish(self, version: int, params: PyTree, newest: tuple[Trajectory, ...]) -> None:
         """Decides about an update's parameters; see `Publishing.decide`."""
@@ -54,59 +69,92 @@ class ActorParameters:
         """Ends `send_all`."""
         self._queue.put(None)
 
+    def wake(self) -> None:
+        """Lets `send_all` look at the workers; from any thread."""
+        self._queue.put(_Change())
+
     def versions(self, rollout: int, *, exact: bool) -> range:
         """Returns the versions that may have made a rollout, which has come; asked once for each."""
         oldest = self._granted.pop(rollout)
         return range(oldest, oldest + 1 if exact else rollout + 1)
 
-    def send_all(self, connections: Sequence[WorkerConnection]) -> None:
+    def send_all(self, links: ActorLinks) -> None:
         """Sends what is published until `stop`.
 
+        Args:
+            links: The workers, all of which have started.
+
         Raises:
-            EnvWorkerError: If a worker was lost.
+            EnvWorkerError: If a worker was lost that the run cannot do without.
+            TimeoutError: If there has been no worker for too long.
             Stopped: If the learner has ended the connections.
         """
-        channels: list[_Pulls] = [
-            connection.open_channel(functools.partial(_Pulls, self._queue, worker))
-            for worker, connection in enumerate(connections)
-        ]
-        held, newest = [-1] * len(connections), None
-        while (item := self._queue.get()) is not None:
+        for link in links.present():
+            self._open_pulls(link)
+        while (item := self._next(links)) is not None:
             if isinstance(item, Publication):
-                newest = item
-                if is_true(item.is_fresh):
-                    held = self._send(item, connections, held, range(len(connections)))
-                for channel, connection, drift in zip(channels, connections, item.drifts, strict=False):
-                    channel.allow()
-                    fields = {"drift": repr(float(np.asarray(drift)))}  # As text, since it may be no number.
-                    connection.send(pack_fields(Head(Kind.DRIFT, channel.number, item.version), **fields))
-                self._grant(item.rollouts, min(held), connections)
-            elif newest is not None and held[item.worker] != newest.version:
-                held = self._send(newest, connections, held, [item.worker])
-                self._publishing.hold(item.worker, newest.params)
+                self._newest = item
+                self._send_publication(item, links)
+            elif isinstance(item, _Pull) and item.link in links.present():
+                self._send_newest(item.link)
+            if links.replaces:
+                self._replace(links)
+            self._deal(links)
 
-    def _send(
-        self,
-        publication: Publication,
-        connections: Sequence[WorkerConnection],
-        held: Sequence[int],
-        workers: Sequence[int],
-    ) -> list[int]:
-        """Sends parameters to some workers; returns which version each worker holds now."""
+    def _next(self, links: ActorLinks) -> Publication | _Pull | _Change | None:
+        try:
+            return self._queue.get(timeout=_SLICE_S if links.replaces else None)
+        except queue.Empty:
+            return _Change()
+
+    def _replace(self, links: ActorLinks) -> None:
+        """Takes back what lost workers owe, and gives those that have come the newest parameters."""
+        self._tasks += links.take_back()
+        for link in links.look(self._newest.version if self._newest else 0):
+            self._open_pulls(link)
+            self._send_newest(link)
+        self._pulls = {link: pulls for link, pulls in self._pulls.items() if link in links.present()}
+
+    def _send_publication(self, publication: Publication, links: ActorLinks) -> None:
+        """Sends parameters if they act, and else how far they have drifted; notes the rollouts that they make."""
+        if is_true(publication.is_fresh):
+            self._send(publication, links.present())
+        for link, pulls in self._pulls.items() if publication.drifts else ():
+            pulls.allow()
+            drift = repr(float(np.asarray(publication.drifts[link.index])))  # As text, since it may be no number.
+            link.send(pack_fields(Head(Kind.DRIFT, pulls.number, publication.version), drift=drift))
+        oldest = min((link.held for link in links.present()), default=publication.version)
+        for rollout in publication.rollouts:
+            self._granted[rollout] = oldest
+            self._tasks += [Task(rollout, actor) for actor in self._actors]
+
+    def _send_newest(self, link: ActorLink) -> None:
+        """Sends a worker the newest parameters, unless it has them."""
+        if self._newest is not None and link.held != self._newest.version:
+            self._send(self._newest, [link])
+            if self._publishing.pulls:
+                self._publishing.hold(link.index, self._newest.params)
+
+    def _send(self, publication: Publication, links: Sequence[ActorLink]) -> None:
         content = self._codec.encode(jax.tree.map(np.asarray, publication.params))
         self.sent += 1
-        for worker in workers:
+        for link in links:
             for message in to_pieces(Kind.PARAMS, Kind.PART_OF_PARAMS, 0, publication.version, content):
-                connections[worker].send(message)
-        return [publication.version if worker in workers else version for worker, version in enumerate(held)]
+                link.send(message)
+            link.held = publication.version
 
-    def _grant(self, rollouts: Sequence[int], version: int, connections: Sequence[WorkerConnection]) -> None:
-        for rollout in rollouts:
-            self._granted[rollout] = version
-            for actor in self._actors:
-                actor.grant(rollout)
-            for connection in connections:
-                connection.send(pack_fields(Head(Kind.GO, number=rollout), version=version))
+    def _deal(self, links: ActorLinks) -> None:
+        """Grants the rollouts that no actor owes."""
+        if self._tasks and (present := links.present()):
+            dealt, self._tasks = deal(self._tasks, present), []
+            for link, channel, task in dealt:
+                number = channel.grant(task)
+                link.send(pack_fields(Head(Kind.GO, channel.number, number), version=link.held))
+
+    def _open_pulls(self, link: ActorLink) -> None:
+        """Lets a worker pull parameters."""
+        if self._publishing.pulls:
+            self._pulls[link] = link.connection.open_channel(functools.partial(_Pulls, self._queue, link))
 
 
 class _Pulls:
@@ -118,14 +166,14 @@ class _Pulls:
 
     def __init__(
         self,
-        pulled: "queue.SimpleQueue[Publication | _Pull | None]",
-        worker: int,
+        pulled: _Queue,
+        link: ActorLink,
         connection: WorkerConnection,
         number: int,
     ):
         """Becomes a channel of the worker's connection, which passes what it asks for to `pulled`."""
         self.number = number
-        self._pulled, self._worker = pulled, worker
+        self._pulled, self._link = pulled, link
         self._told, self._number_of_pulls = 0, 0
 
     def allow(self) -> None:
@@ -146,4 +194,4 @@ class _Pulls:
         if message is not None and read_head(message).kind != Kind.PULL:
             raise ValueError(f"{read_head(message).kind.name} instead of PULL")
         if message is not None:
-            self._pulled.put(_Pull(self._worker))
+            self._pulled.put(_Pull(self._link))

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from podrl.agents.parts.interface import Agent
 from podrl.config.config import Config, check
+from podrl.config.remote import RemoteConfig
 from podrl.experience.layout import Layout, global_shape
 from podrl.experience.unroll import Unroller
 from podrl.mesh import replicated, trajectory_sharding
@@ -45,9 +46,21 @@ class RemoteActing:
 
 
 def check_publishing(config: Config, agent: Agent) -> None:
-    """Raises `ConfigError` if parameters are to be published on drift, and the agent has no divergence."""
+    """Raises `ConfigError` if parameters are to be published in a way that the run cannot.
+
+    On drift the agent needs a divergence; without actor workers actors take the parameters that `actors.lag` says.
+    """
+    remote, default = config.remote, RemoteConfig()
+    for name in ("publish", "publish_every", "max_drift", "reference_steps"):
+        value = getattr(remote, name)
+        check(
+            remote.actor_workers > 0 or value == getattr(default, name),
+            f"remote.{name}={value} says when actor workers get parameters, and there are none: actor threads take "
+            "those that actors.lag says. Leave it out, or start actor workers by --actor_workers N "
+            "(docs/actor_workers.md).",
+        )
     check(
-        not (config.remote.actor_workers and config.remote.publish == "drift") or agent.policies is not None,
+        not (remote.actor_workers and remote.publish == "drift") or agent.policies is not None,
         f"remote.publish='drift' needs an agent whose policies have a divergence; agent.name={config.agent.name!r} has "
         "none. Use remote.publish=every, with remote.publish_every=N for new parameters every N updates.",
     )

@@ -22,10 +22,10 @@ from podrl.experience.actor_making import make_actor
 from podrl.experience.actors import Actor
 from podrl.experience.layout import Layout, default_env_threads
 from podrl.experience.programs import compile_acting, make_unroller
+from podrl.experience.remote.actor_channel import ANY
 from podrl.experience.remote.endpoint import Endpoint
 from podrl.experience.remote.granted import GrantedParameters
 from podrl.experience.remote.messages import Head, Kind, pack_fields, read_fields, read_head
-from podrl.experience.remote.remote_actor import ANY
 from podrl.experience.remote.roles import ACTORS
 from podrl.experience.remote.rollouts import RolloutCodec, SentRollout
 from podrl.experience.remote.trees import Pieces, TreeCodec, to_pieces
@@ -120,7 +120,8 @@ class ActingWorker:
         self._pieces = Pieces(self._params.size_bytes)
         self._codec = RolloutCodec(unroller.state_shape.rollout, layout.pools_per_actor)
         self._outgoing = outgoing
-        self._granted = GrantedParameters(len(channels), takes_newest=bool(fields["takes_newest"]))
+        takes_newest = bool(fields["takes_newest"])
+        self._granted = {channel: GrantedParameters(takes_newest=takes_newest) for channel in channels.values()}
         self._max_drift, self._is_pulling = config.remote.max_drift, False
         threads = env_threads or fields["num_threads"] or max(1, default_env_threads(layout) // len(channels))
         self._actors = {
@@ -133,7 +134,7 @@ class ActingWorker:
                 device=device,
                 programs=programs,
                 schedule=self._schedule,
-                parameters=self._granted,
+                parameters=self._granted[channel],
                 local_learner=topology.local_learner,
                 num_threads=min(layout.envs_per_pool, threads),
                 timeout_s=config.patience_s + config.actors.timeout_s,  # The learner has its own, which is shorter.
@@ -153,13 +154,15 @@ class ActingWorker:
             ValueError: If it is something else.
         """
         if head.kind == Kind.GO:
-            self._granted.grant(head.number, int(read_fields(message)["version"]))
+            self._granted[head.channel].grant(head.number, int(read_fields(message)["version"]))
             self._start()
         elif head.kind in (Kind.PARAMS, Kind.PART_OF_PARAMS):
             content = self._pieces.add(head, message, is_last=head.kind == Kind.PARAMS)
             if content is not None:
                 self._is_pulling = False
-                self._granted.add(head.number, self._params.decode(content)[0])
+                params = self._params.decode(content)[0]
+                for granted in self._granted.values():
+                    granted.add(head.number, params)
         elif head.kind == Kind.DRIFT:
             is_near = float(read_fields(message)["drift"]) < self._max_drift
             if not is_near and not self._is_pulling:
@@ -170,7 +173,8 @@ class ActingWorker:
 
     def stop(self) -> None:
         """Ends all threads; an environment that hangs is left to end with the process."""
-        self._granted.stop()
+        for granted in self._granted.values():
+            granted.stop()
         if not self._has_started:
             return
         for actor in self._actors.values():

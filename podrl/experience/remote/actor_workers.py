@@ -3,18 +3,19 @@
 Once all have come, and are admitted as environment workers are, each is told which actors it has, compiles, and says
 so. Then the learner grants rollouts, and parameters cross the wire only if they act:
 
-    learner: START {actors, process, layout, schedule, num_threads}   -> STARTED {}
+    learner: START {channels, process, layout, schedule, takes_newest, num_threads}   -> STARTED {}
     learner: PARAMS version and arrays, in pieces
-    learner: GO rollout {version}                                     -> from each actor: ROLLOUT, in pieces
+    learner: GO rollout {version}, to one actor                       -> from this actor: ROLLOUT, in pieces
     learner: DRIFT version {drift}                                    -> PULL, to get PARAMS, or nothing
 
 The last is for `determinism='free'` with `remote.publish='drift'`. An actor owes exactly the rollouts that were
 granted, in order. FAILED {text, is_mistake} may come from any actor.
+
+With `determinism='free'` workers may be lost and return (`podrl.experience.remote.actor_links`).
 """
 
 from collections.abc import Callable, Mapping
 import dataclasses
-import functools
 import os
 import threading
 from types import TracebackType
@@ -24,14 +25,16 @@ from absl import logging
 
 from podrl.config.config import Config, check
 from podrl.experience.layout import Layout, default_env_threads, make_layout
+from podrl.experience.remote.actor_channel import lost
+from podrl.experience.remote.actor_links import ActorLinks
 from podrl.experience.remote.actor_parameters import ActorParameters
 from podrl.experience.remote.actor_programs import RemoteActing
-from podrl.experience.remote.connection import EnvWorkerError, WorkerConnection
+from podrl.experience.remote.connection import EnvWorkerError
 from podrl.experience.remote.endpoint import address_of_process, make_endpoint
 from podrl.experience.remote.env_workers import import_server, read_secret
 from podrl.experience.remote.grpc_options import PING_EVERY_S, SERVERS_MARGIN_S
-from podrl.experience.remote.messages import HEAD_BYTES, LONGEST_JSON_BYTES, Kind, pack_fields
-from podrl.experience.remote.remote_actor import RemoteActor, lost
+from podrl.experience.remote.messages import HEAD_BYTES, LONGEST_JSON_BYTES, Kind
+from podrl.experience.remote.remote_actor import RemoteActor
 from podrl.experience.remote.roles import ACTORS
 from podrl.experience.remote.rollouts import RolloutCodec
 from podrl.experience.remote.traffic import ROW_PREFIX
@@ -44,6 +47,7 @@ from podrl.runtime.waiting import wait_for
 from podrl.types import PyTree
 
 _MARGIN_S = 10.0
+_MOST_ROLLOUTS = 2**30
 
 
 class ActorWorkers:
@@ -80,18 +84,38 @@ class ActorWorkers:
             num_workers=self._num_workers,
             longest_bytes=max(HEAD_BYTES + PIECE_BYTES, LONGEST_JSON_BYTES),
             longest_answer_s=max(1.0, remote.timeout_s - SERVERS_MARGIN_S - PING_EVERY_S),
+            replaces=not schedule.exact,
             role=ACTORS,
         )
         codec = RolloutCodec(acting.rollout, self._layout.pools_per_actor)
         self.actors = [
-            RemoteActor(index, codec, topology.local_learner, config.actors.timeout_s)
+            RemoteActor(
+                index,
+                topology.local_learner,
+                config.actors.timeout_s,
+                first=schedule.first,
+                env_indices=self._layout.pools_of(topology.process_index, index),
+                marks_cuts=config.agent.update_shape.sequences is not None,
+            )
             for index in range(self._layout.num_actors)
         ]
         publishing = Publishing(remote, schedule, acting.drift, self._num_workers)
         self._parameters = ActorParameters(publishing, acting.params, self.actors)
         self._measures = acting.drift is not None
+        self._links = ActorLinks(
+            self._server,
+            self.actors,
+            codec,
+            self._start_fields,
+            num_workers=self._num_workers,
+            first=schedule.first,
+            replaces=not schedule.exact,
+            starting_s=remote.join_timeout_s,
+            alone_s=remote.alone_s(config.actors.timeout_s),
+            wake=self._parameters.wake,
+        )
         self._changed = threading.Condition()
-        self._connections: list[WorkerConnection] = []
+        self._have_started = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="parameters", daemon=True)
 
@@ -120,7 +144,7 @@ class ActorWorkers:
         with self._changed:
             wait_for(
                 self._changed,
-                lambda: bool(self._connections) or self._error is not None,
+                lambda: self._have_started or self._error is not None,
                 timeout_s=timeout_s,
                 blame=lambda: f"The actor workers did not start within {timeout_s:g} s.",
                 should_stop=should_stop,
@@ -165,11 +189,12 @@ class ActorWorkers:
     def _run(self) -> None:
         """Starts the workers, and sends what is published until the end."""
         try:
-            connections = self._start_workers()
+            self._server.wait(timeout_s=self._config.remote.join_timeout_s)
+            self._links.start_all()
             with self._changed:
-                self._connections = connections
+                self._have_started = True
                 self._changed.notify_all()
-            self._parameters.send_all(connections)
+            self._parameters.send_all(self._links)
         except EnvWorkerError as error:
             self._fail(lost(error))
         except BaseException as error:  # noqa: BLE001 (raised in the main thread)
@@ -183,39 +208,15 @@ class ActorWorkers:
         for actor in self.actors:
             actor.fail(error)
 
-    def _start_workers(self) -> list[WorkerConnection]:
-        """Waits for the workers, tells each what it is to do, and waits until it can."""
-        self._server.wait(timeout_s=(timeout_s := self._config.remote.join_timeout_s))
-        connections = [self._server.worker(index) for index in range(self._num_workers)]
-        own = [
-            {actor: self.actors[actor] for actor in range(worker, self._layout.num_actors, self._num_workers)}
-            for worker in range(self._num_workers)
-        ]
-        channels = []
-        for connection, actors in zip(connections, own, strict=True):
-            numbers = {index: connection.open_channel(actor.attach).number for index, actor in actors.items()}
-            channels.append(connection.open_channel())
-            channels[-1].request(Kind.START, functools.partial(pack_fields, **self._start_fields(numbers)))
-        for channel in channels:
-            try:
-                channel.answer(Kind.STARTED, timeout_s=timeout_s)
-            except TimeoutError:
-                raise TimeoutError(
-                    f"{channel.connection.name} has not compiled within {timeout_s:g} s (remote.join_timeout_s): it "
-                    "was stopped, or its host is slow."
-                ) from None
-            channel.connection.forget(channel)
-        logging.info("The actor workers are ready.")
-        return connections
-
-    def _start_fields(self, channels: Mapping[int, int]) -> dict[str, Any]:
-        """Returns what a worker is told of its actors, whose channels these are."""
+    def _start_fields(self, channels: Mapping[int, int], first: int) -> dict[str, Any]:
+        """Returns what a worker is told of its actors, whose channels these are, and of their first rollout."""
         chosen, schedule = self._config.actors.env_threads, self._schedule
+        last = schedule.last if schedule.exact else first + _MOST_ROLLOUTS  # It may make those of others, too.
         return {
             "channels": channels,
             "process": self._topology.process_index,
             "layout": dataclasses.asdict(self._layout),
-            "schedule": {"first": schedule.first, "last": schedule.last, "every": schedule.every},
+            "schedule": {"first": first, "last": last, "every": schedule.every},
             "takes_newest": not schedule.exact,
             "num_threads": chosen or (default_env_threads(self._layout) if self._is_local else 0),
         }

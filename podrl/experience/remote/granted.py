@@ -1,4 +1,4 @@
-"""Parameters and rollouts that the learner has granted to an actor worker."""
+"""Parameters and rollouts that the learner has granted to an actor of an actor worker."""
 
 import threading
 
@@ -16,13 +16,12 @@ class GrantedParameters:
     To an actor in a worker the parameters of rollout n are those called n: its schedule has no lag.
     """
 
-    def __init__(self, num_actors: int, *, takes_newest: bool = False):
-        """Starts without any; `num_actors` fetch each rollout's."""
-        self._num_actors, self._takes_newest = num_actors, takes_newest
+    def __init__(self, *, takes_newest: bool = False):
+        """Starts without any."""
+        self._takes_newest = takes_newest
         self._changed = threading.Condition()
         self._params: dict[int, PyTree] = {}
         self._versions: dict[int, int] = {}  # By rollout.
-        self._left: dict[int, int] = {}  # Actors that have not fetched them, by rollout.
         self._stopped = False
 
     def add(self, version: int, params: PyTree) -> None:
@@ -39,7 +38,7 @@ class GrantedParameters:
         with self._changed:
             if version not in self._params and not (self._takes_newest and version < max(self._params, default=-1)):
                 raise ValueError(f"rollout {rollout} is to be made with parameters {version}, which never came")
-            self._versions[rollout], self._left[rollout] = version, self._num_actors
+            self._versions[rollout] = version
             self._changed.notify_all()
 
     def fetch(self, device: jax.Device, versions: range, *, timeout_s: float, who: str) -> tuple[int, PyTree]:
@@ -62,13 +61,11 @@ class GrantedParameters:
             )
             if self._stopped:
                 raise Stopped
-            version = max(self._params) if self._takes_newest else self._versions[rollout]
+            granted = self._versions.pop(rollout)
+            version = max(self._params) if self._takes_newest else granted
             params = self._params[version]
-            self._left[rollout] -= 1
-            if not self._left[rollout]:
-                del self._left[rollout], self._versions[rollout]
-                oldest = version if self._takes_newest else min([*self._versions.values(), version])
-                self._params = {kept: each for kept, each in self._params.items() if kept >= oldest}
+            oldest = version if self._takes_newest else min([*self._versions.values(), version])
+            self._params = {kept: each for kept, each in self._params.items() if kept >= oldest}
         return version, jax.device_put(params, device)
 
     def stop(self) -> None:

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 
 from podrl.runtime.job.wire import parse_message
 
-PROTOCOL = 3
+PROTOCOL = 4
 SERVICE, METHOD = "podrl.EnvironmentWorkers", "Serve"
 LONGEST_JSON_BYTES = 1 << 20  # Of what one side says after both proofs.
 _HEAD = struct.Struct("<BxxxII")

@@ -1,25 +1,22 @@
 """An actor in an actor worker; to the learner it is an actor like any other."""
 
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+import dataclasses
+import threading
 import time
-from typing import Any
+from typing import cast
 
+import jax
 from jax.sharding import Mesh
+import numpy as np
 
-from podrl.config.config import ConfigError
-from podrl.experience.actors import ActorError
 from podrl.experience.handoff import Handoff, Rollout
-from podrl.experience.remote.connection import EnvWorkerError, WorkerConnection
-from podrl.experience.remote.messages import Kind, read_fields, read_head
-from podrl.experience.remote.rollouts import RolloutCodec
-from podrl.experience.remote.trees import Pieces
+from podrl.experience.remote.rollouts import SentRollout
 from podrl.experience.transfer import rollout_to_learner
 from podrl.runtime.ledger import Ledger
-from podrl.runtime.waiting import Stopped
+from podrl.types import Trajectory
 
 _KEPT = 16  # Descriptions of what was not finite.
-ANY = 0  # The number of a message that an actor may send at any time: that it has failed.
 
 
 class WorkersLedger(Ledger):
@@ -29,13 +26,19 @@ class WorkersLedger(Ledger):
         """Starts with no time spent."""
         super().__init__(name)
         self._told_s = dict.fromkeys(super().seconds(), 0.0)
+        self._before_s = dict(self._told_s)  # Of workers that were lost.
         self._told_at_s = time.monotonic()
 
     def tell(self, spent_s: dict[str, float]) -> None:
-        """Takes the seconds in each bucket so far."""
-        self._told_s = self._told_s | {bucket: spent for bucket, spent in spent_s.items() if bucket in self._told_s}
+        """Takes the seconds in each bucket so far, since the worker's start."""
+        known = {bucket: spent for bucket, spent in spent_s.items() if bucket in self._told_s}
+        self._told_s |= {bucket: self._before_s[bucket] + spent for bucket, spent in known.items()}
         self._told_at_s = time.monotonic()
         self.changes += 1
+
+    def begin(self) -> None:
+        """Notes that another worker starts to count."""
+        self._before_s = dict(self._told_s)
 
     def seconds(self) -> dict[str, float]:
         """Returns what was told last."""
@@ -65,37 +68,76 @@ class RemoteNonFinite:
         return self._found.get(rollout, "")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Made:
+    """A rollout as it came from a worker.
+
+    Attributes:
+        sent: The rollout.
+        channel: The channel that it came on.
+        number: Its number among those of this channel; a rollout continues the one before it there.
+    """
+
+    sent: SentRollout
+    channel: object
+    number: int
+
+
 class RemoteActor:
-    """An actor in a worker, and its channel.
+    """An actor whose environments are in a worker, and its place in every batch.
 
     Attributes:
         name: The actor's name; once its worker has come, also the worker's.
         ledger: Where its thread's time goes.
-        nonfinite: The values from its environments that were not finite.
+        nonfinite: The values in its rollouts that were not finite.
         newest: The rollout that was taken last.
-        number: Its channel's number on the connection.
+        is_new: Whether no second worker has come for it.
     """
 
-    def __init__(self, index: int, codec: RolloutCodec, local_learner: Mesh, timeout_s: float):
+    def __init__(
+        self,
+        index: int,
+        local_learner: Mesh,
+        timeout_s: float,
+        *,
+        first: int,
+        env_indices: Sequence[np.ndarray],
+        marks_cuts: bool = False,
+    ):
         """Creates the actor, whose worker has not come yet.
 
         Args:
             index: Its index in the learner's process.
-            codec: Reads its rollouts.
             local_learner: The mesh of learner devices that rollouts are sent to.
             timeout_s: How long the learner waits for a rollout.
+            first: The number of its first rollout.
+            env_indices: For each pool, [B] uint32: the indices of its environments in the whole job.
+            marks_cuts: Whether row 0 of a rollout that does not continue the one before it counts as the first of an
+                episode: a replay of sequences would join what does not belong together.
         """
-        self.name = f"actor {index}"
+        self.name = self._own_name = f"actor {index}"
         self.ledger = WorkersLedger(self.name)
         self.nonfinite = RemoteNonFinite()
         self.newest: Rollout | None = None
-        self.number = 0
-        self._codec, self._local_learner, self._timeout_s = codec, local_learner, timeout_s
+        self._local_learner, self._timeout_s = local_learner, timeout_s
+        self._env_indices, self._marks_cuts = env_indices, marks_cuts
         self._handoff = Handoff(capacity=1 << 30)  # Credits are the limit.
-        self._pieces = Pieces(codec.longest_bytes)
-        self._owed: deque[int] = deque()  # Rollouts that the worker may send, in order.
-        self._connection: WorkerConnection | None = None
+        self._lock = threading.Lock()
+        self._next, self._early = first, dict[int, Made]()  # Those that came before rollout `next`.
+        self._before: tuple[object, int] | None = None  # The channel and number of the rollout before.
+        self._num_workers = 0
         self._is_stopped, self._has_failed = False, False
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no second worker has come for it."""
+        return self._num_workers < 2
+
+    def attach(self, worker: str) -> None:
+        """Notes the name of a worker that has come for it."""
+        self._num_workers += 1
+        self.name = f"{self._own_name} on {worker}"
+        self.ledger.begin()
 
     def start(self) -> None:
         """Does nothing: the worker starts it."""
@@ -124,11 +166,7 @@ class RemoteActor:
     def doing(self) -> str:
         """Describes what the learner waits for, for messages."""
         _, seconds = self.ledger.doing()
-        try:
-            waits = f"has not sent rollout {self._owed[0]}"
-        except IndexError:
-            waits = "waits for the learner"
-        return f"{self.name} {waits}, and sent nothing for {seconds:.1f} s"
+        return f"{self.name} has not sent rollout {self._next}, and sent nothing for {seconds:.1f} s"
 
     def fail(self, error: BaseException) -> None:
         """Makes `take` raise `error` once there are no more rollouts; the first one counts."""
@@ -136,66 +174,29 @@ class RemoteActor:
             self._has_failed = True
             self._handoff.fail(error)
 
-    def attach(self, connection: WorkerConnection, number: int) -> "RemoteActor":
-        """Becomes a channel of the worker's connection; see `WorkerConnection.open_channel`."""
-        self._connection, self.number = connection, number
-        self.name = f"{self.name} on {connection.name}"
-        return self
+    def place(self, rollout: int, made: Made) -> None:
+        """Takes a rollout for its place, in any order; starts moving it to the learner once those before it came."""
+        with self._lock:
+            self._early[rollout] = made
+            while (made_next := self._early.pop(self._next, None)) is not None:
+                self.nonfinite.note(made_next.sent.nonfinite, self._next)
+                self._handoff.put(self._fit(made_next), timeout_s=self._timeout_s, who=self.name)
+                self._next += 1
 
-    def grant(self, rollout: int) -> None:
-        """Lets the worker send this rollout, after those granted before."""
-        self._owed.append(rollout)
-
-    def take_credit(self, number: int) -> bool:
-        """Returns whether a message with this number may come now."""
-        return number == ANY or bool(self._owed and self._owed[0] + 1 == number)
-
-    def put(self, message: bytes | None) -> None:
-        """Takes a message of the worker's; None when the connection has ended.
-
-        Raises:
-            ValueError: If it is not the rollout that is expected.
-        """
-        if message is None:
-            return self.fail(self._ended())
-        head = read_head(message)
-        if head.kind == Kind.FAILED:
-            return self.fail(self._failure(read_fields(message)))
-        if head.kind not in (Kind.ROLLOUT, Kind.PART_OF_ROLLOUT) or head.number == ANY:
-            raise ValueError(f"{head.kind.name} instead of ROLLOUT")
-        content = self._pieces.add(head, message, is_last=head.kind == Kind.ROLLOUT)
-        if content is not None:
-            self._receive(self._owed.popleft(), content)
-        return None
-
-    def _receive(self, number: int, content: bytes) -> None:
-        sent = self._codec.decode(content)
-        trajectories = tuple(rollout_to_learner(each, self._local_learner) for each in sent.trajectories)
-        self.nonfinite.note(sent.nonfinite, number)
-        self.ledger.tell(dict(sent.spent_s))
-        rollout = Rollout(trajectories=trajectories, version=sent.version, episodes=sent.episodes)
-        self._handoff.put(rollout, timeout_s=self._timeout_s, who=self.name)
-
-    def _ended(self) -> BaseException:
-        """Returns the error of a connection that has ended."""
-        try:
-            if self._connection is not None:
-                self._connection.check()
-        except EnvWorkerError as error:
-            return lost(error)
-        except Stopped as stopped:
-            return stopped
-        return Stopped()
-
-    def _failure(self, fields: dict[str, Any]) -> BaseException:
-        text = str(fields.get("text"))[:2000]
-        failure = ActorError(f"{self.name} failed: {text}")
-        failure.__cause__ = ConfigError(f"{self.name}: {text}") if fields.get("is_mistake") else RuntimeError(text)
-        return failure
+    def _fit(self, made: Made) -> Rollout:
+        """Returns a rollout as one of this place's environments."""
+        continues = self._before == (made.channel, made.number - 1)
+        self._before = (made.channel, made.number)
+        is_cut = self._marks_cuts and not continues
+        trajectories = tuple(
+            rollout_to_learner(_as_of(each, env_index, is_cut=is_cut), self._local_learner)
+            for each, env_index in zip(made.sent.trajectories, self._env_indices, strict=True)
+        )
+        return Rollout(trajectories=trajectories, version=made.sent.version, episodes=made.sent.episodes)
 
 
-def lost(error: EnvWorkerError) -> ActorError:
-    """Returns the actor's error of a worker that was lost or failed."""
-    failure = ActorError(str(error))
-    failure.__cause__ = error
-    return failure
+def _as_of(trajectory: Trajectory, env_index: np.ndarray, *, is_cut: bool) -> Trajectory:
+    """Returns a trajectory on the host as one of other environments; if it is cut, row 0 opens an episode."""
+    first = np.array(trajectory.first)
+    first[0] |= is_cut
+    return dataclasses.replace(trajectory, first=cast(jax.Array, first), env_index=cast(jax.Array, env_index))

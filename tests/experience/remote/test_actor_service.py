@@ -52,7 +52,7 @@ def test_actors_start_with_the_first_grant(parts, acting):
     for message in to_pieces(Kind.PARAMS, Kind.PART_OF_PARAMS, 0, 0, TreeCodec(shape).encode(params)):
         worker.receive(read_head(message), message)
     for rollout in range(2):
-        go = pack_fields(Head(Kind.GO, 0, rollout), version=0)
+        go = pack_fields(Head(Kind.GO, 1, rollout), version=0)
         worker.receive(read_head(go), go)
     wait_for(lambda: not outgoing.empty())
     assert read_head(outgoing.get()).kind in (Kind.ROLLOUT, Kind.PART_OF_ROLLOUT)

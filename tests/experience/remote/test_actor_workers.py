@@ -11,6 +11,7 @@ from podrl.assembly import assemble
 from podrl.config.config import ConfigError
 from podrl.experience.actors import ActorError
 from podrl.experience.programs import make_unroller
+from podrl.experience.remote.actor_channel import ActorChannel, Task
 from podrl.experience.remote.connection import EnvWorkerError
 from podrl.experience.remote.messages import Head, Kind, pack_fields
 from podrl.experience.remote.remote_actor import RemoteActor
@@ -117,6 +118,14 @@ def test_an_agent_without_a_divergence_is_refused(tmp_path):
         assemble(config, jax.devices()[:1])
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("publish", "drift"), ("publish_every", 2), ("max_drift", 0.5), ("reference_steps", 8)]
+)
+def test_what_only_actor_workers_follow_is_refused_without_them(key, value):
+    with pytest.raises(ConfigError, match=rf"remote\.{key}={value} says .* there are none.*--actor_workers N"):
+        assemble(make_config(**{f"remote__{key}": value}), jax.devices()[:1])
+
+
 def test_each_rollout_is_granted_once_and_those_of_a_boundary_by_the_boundary():
     for lag in range(4):
         schedule = Schedule(first=3, last=20, every=5, max_lag=lag, exact=True)
@@ -175,23 +184,24 @@ def actor():
     parts = assemble(make_config(), jax.devices()[:1])
     rollout = make_unroller(parts.config, parts.agent, parts.spec, parts.layout).state_shape.rollout
     codec = RolloutCodec(rollout, num_pools=1)
-    return RemoteActor(0, codec, parts.topology.local_learner, timeout_s=0.1).attach(Connection(), 1), codec, rollout
+    indices = parts.layout.pools_of(0, 0)[:1]
+    actor = RemoteActor(0, parts.topology.local_learner, timeout_s=0.1, first=4, env_indices=indices)
+    return actor, ActorChannel(actor, codec, Connection(), 1, first=4), codec, rollout
 
 
 def test_a_worker_sends_only_the_rollouts_that_were_granted(actor):
-    actor, codec, rollout = actor
+    actor, channel, codec, rollout = actor
     trajectory = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), rollout)
     sent = SentRollout(trajectories=(trajectory,), version=2, episodes=(), nonfinite="a text", spent_s={"env": 1.0})
 
     def deliver(number):
         for message in to_pieces(Kind.ROLLOUT, Kind.PART_OF_ROLLOUT, 1, number + 1, codec.encode(sent)):
-            assert actor.take_credit(number + 1)
-            actor.put(message)
+            assert channel.take_credit(number + 1)
+            channel.put(message)
 
-    assert not actor.take_credit(5)
-    actor.grant(4)
-    actor.grant(5)
-    assert not actor.take_credit(6)  # Rollout 5, before rollout 4.
+    assert not channel.take_credit(5)
+    assert [channel.grant(Task(4, actor)), channel.grant(Task(5, actor))] == [4, 5]
+    assert not channel.take_credit(6)  # Rollout 5, before rollout 4.
     assert "has not sent rollout 4" in actor.doing()
     deliver(4)
     assert actor.take().version == 2
@@ -200,9 +210,9 @@ def test_a_worker_sends_only_the_rollouts_that_were_granted(actor):
     with pytest.raises(TimeoutError, match=r"actor 0 on actor worker 0 \(host, process 7\) has not sent rollout 5"):
         actor.take()
     with pytest.raises(ValueError, match="STEP instead of ROLLOUT"):
-        actor.put(Head(Kind.STEP, 1, 6).pack())
+        channel.put(Head(Kind.STEP, 1, 6).pack())
     with pytest.raises(ValueError, match="expected"):
-        actor.put(Head(Kind.ROLLOUT, 1, 6).pack() + b"other bytes")
+        channel.put(Head(Kind.ROLLOUT, 1, 6).pack() + b"other bytes")
 
 
 @pytest.mark.parametrize(
@@ -213,8 +223,8 @@ def test_a_worker_sends_only_the_rollouts_that_were_granted(actor):
     ],
 )
 def test_a_worker_that_fails_is_named(actor, message, error, match):
-    actor, _, _ = actor
-    actor.put(message)
+    actor, channel, _, _ = actor
+    channel.put(message)
     assert actor.is_decided()
     with pytest.raises(error, match=match):
         actor.take()

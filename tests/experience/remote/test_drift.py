@@ -70,7 +70,7 @@ def test_drift_is_the_mean_divergence_of_the_transitions_of_the_environments_dra
 
 
 def test_parameters_are_kept_as_long_as_a_rollout_needs_them():
-    granted, device = GrantedParameters(num_actors=2), jax.devices()[0]
+    granted, device = GrantedParameters(), jax.devices()[0]
 
     def fetch(rollout):
         version, params = granted.fetch(device, range(rollout, rollout + 1), timeout_s=1.0, who="actor 0")
@@ -81,10 +81,9 @@ def test_parameters_are_kept_as_long_as_a_rollout_needs_them():
     granted.grant(4, 3)
     granted.add(4, {"w": np.float32(4)})
     granted.grant(5, 4)
-    assert [fetch(3), fetch(3), fetch(4), fetch(5), fetch(4)] == [(3, 3), (3, 3), (3, 3), (4, 4), (3, 3)]
-    assert fetch(5) == (4, 4)
+    assert [fetch(3), fetch(4), fetch(5)] == [(3, 3), (3, 3), (4, 4)]
     granted.grant(6, 4)
-    assert [fetch(6), fetch(6)] == [(4, 4)] * 2
+    assert fetch(6) == (4, 4)
     with pytest.raises(ValueError, match=r"rollout 7 is to be made with parameters 3, which never came"):
         granted.grant(7, 3)
     with pytest.raises(TimeoutError, match=r"actor 0 waited 1 s for the learner to ask for rollout 9"):
@@ -92,7 +91,7 @@ def test_parameters_are_kept_as_long_as_a_rollout_needs_them():
 
 
 def test_with_free_determinism_the_newest_that_came_are_taken():
-    granted, device = GrantedParameters(num_actors=1, takes_newest=True), jax.devices()[0]
+    granted, device = GrantedParameters(takes_newest=True), jax.devices()[0]
     granted.add(0, {"w": np.float32(0)})
     granted.grant(0, 0)
     granted.add(2, {"w": np.float32(2)})

@@ -33,8 +33,8 @@ class Log:
                 return found
         raise AssertionError("".join(self.lines))
 
-    def wait_for_worker(self, index):
-        return int(self.wait_for(rf"nvironment worker {index} \(\S+, process (\d+)\) is there")[1])
+    def wait_for_worker(self, index, noun="nvironment worker"):
+        return int(self.wait_for(rf"{noun} {index} \(\S+, process (\d+)\) is there")[1])
 
 
 def advance(workdir, process):

@@ -1,0 +1,82 @@
+"""The data set of a run's smoke form: a few episodes of random actions, where the config names none that is there."""
+
+from collections.abc import Sequence
+import dataclasses
+from pathlib import Path
+
+from absl import logging
+
+from podrl.config.config import Config
+from podrl.config.config_dict import to_plain
+from podrl.config.env_numbers import with_number
+from podrl.data.manifest import DATA_MANIFEST, DataSpec
+from podrl.data.playing import play_whole_episodes, uniform_policy
+from podrl.data.writer import DataWriter
+from podrl.envs.loading import load_environment
+from podrl.envs.opening import make_pool
+from podrl.envs.source import Pool, evaluation_protocol
+from podrl.evaluation.endless import EndlessGuard
+from podrl.evaluation.episodes import numbers_of_evaluation
+from podrl.recording import RANDOM
+from podrl.runtime.job.agreement import from_first
+from podrl.runtime.job.job import Job
+
+SUFFIX = "-smoke-data"  # Behind the run's folder.
+_NUM_ENVS = 4
+
+
+def with_smoke_data(config: Config, workdir: str, job: Job, *, steps: int = 2000) -> Config:
+    """Returns a smoke run's config with a data set, which the first process records if there is none.
+
+    Other configs are returned as they are.
+
+    Args:
+        config: The run's config.
+        workdir: The run's folder, beside which the data set is.
+        job: All processes.
+        steps: Env steps to record, at least.
+
+    Raises:
+        ConfigError: If the environment does not fit, or cannot be played.
+        DataError: If the data set is there and damaged.
+    """
+    if not (config.smoke and config.is_offline):
+        return config
+
+    def record() -> str:
+        path = config.data.path
+        if path and (Path(path) / DATA_MANIFEST).exists():
+            return path
+        folder = Path(f"{workdir}{SUFFIX}").absolute()
+        logging.info("--smoke: records %s steps of random actions in %s.", f"{steps:,}", folder)
+        _record(config, folder, steps)
+        return str(folder)
+
+    path = from_first(job, "smoke data", record, config.watchdog_s)
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, path=path))
+
+
+def _record(config: Config, folder: Path, steps: int) -> None:
+    (number,) = numbers_of_evaluation(config, 1, beside_run=True)
+    config, source, _ = load_environment(config, number)
+    protocol = evaluation_protocol(source, config.env, env_number=number)
+    spec = source.make_spec(with_number(protocol.env, number))
+
+    def open_pool(seeds: Sequence[int]) -> Pool:
+        numbers = range(number, number + len(seeds))
+        return make_pool(source, protocol.env, seeds=seeds, env_numbers=numbers, num_threads=1)
+
+    with DataWriter(folder, DataSpec(env=spec, settings=to_plain(dataclasses.asdict(protocol.env)))) as writer:
+        if writer.begin({"policy": RANDOM, "steps": steps, "seed": config.seed}) is None:
+            return  # It is there already.
+        play_whole_episodes(
+            uniform_policy(spec),
+            open_pool,
+            num_envs=_NUM_ENVS,
+            steps=steps,
+            seed=config.seed,
+            stream=0,
+            emit=writer.add,
+            show_progress=EndlessGuard(protocol, lambda episodes, step: None),
+        )
+        writer.end()
