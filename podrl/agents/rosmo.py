@@ -32,7 +32,8 @@ from podrl.agents.parts.sequences import resume_network
 from podrl.config.config import check
 from podrl.config.optimizer import OptimizerConfig
 from podrl.config.ranges import check_values, choice, number, text
-from podrl.networks.interface import ModelNetwork, ModelShape, Networks
+from podrl.networks.interface import ModelNetwork, Networks
+from podrl.networks.model_records import ModelShape
 from podrl.ops.losses import cross_entropy_loss, masked_mean
 from podrl.ops.minibatches import accumulate_gradients
 from podrl.ops.two_hot import decode_number, encode_number

@@ -20,7 +20,6 @@ from podrl.config.config import NetworkConfig, check
 from podrl.networks.core import make_core
 from podrl.networks.functions import make_network
 from podrl.networks.interface import ModelNetwork
-from podrl.networks.model_records import LatentState, ModelOutput, ModelShape
 from podrl.networks.latents import (
     ImagePrediction,
     ImageRepresentation,
@@ -29,6 +28,7 @@ from podrl.networks.latents import (
     VectorRepresentation,
     VectorTransition,
 )
+from podrl.networks.model_records import LatentState, ModelOutput, ModelShape
 from podrl.networks.observation import check_observation, make_encoder
 from podrl.networks.parts import is_image, seen
 from podrl.networks.policies import make_distribution

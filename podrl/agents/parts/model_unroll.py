@@ -14,7 +14,8 @@ from jax import numpy as jnp
 
 from podrl.agents.parts.planning import Improve, Roots, row_keys
 from podrl.agents.parts.sequences import take_transitions
-from podrl.networks.interface import LatentState, ModelNetwork, ModelOutput
+from podrl.networks.interface import ModelNetwork
+from podrl.networks.model_records import LatentState, ModelOutput
 from podrl.ops.absorbing import absorbing_returns, follow_episodes
 from podrl.ops.returns import clip_reward
 from podrl.ops.two_hot import decode_number

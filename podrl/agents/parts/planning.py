@@ -15,7 +15,8 @@ import jax
 from jax import numpy as jnp
 
 from podrl.config.config import check
-from podrl.networks.interface import ModelNetwork, ModelOutput
+from podrl.networks.interface import ModelNetwork
+from podrl.networks.model_records import ModelOutput
 from podrl.ops.improvement import improve_policy, sampled_improvement
 from podrl.ops.keys import step_keys
 from podrl.ops.two_hot import decode_number
