@@ -54,14 +54,12 @@ class AgentConfig:
             searches a tree, which is MuZero Unplugged and needs the package mctx.
         samples: Actions that `sampled` looks at, drawn from the target network's policy.
         simulations: Simulations of each tree search.
-        max_advantage: Advantages are clipped to [-max_advantage, max_advantage] before their exponential is taken; 0
-            leaves them as they are.
+        max_advantage: Advantages are clipped to this size before their exponential is taken; 0 leaves them unchanged.
         value_cost: Weight of the value's loss; that of reward and policy is 1.
         behaviour_cost: Weight of imitating the data's actions that have an advantage; `mcts` does not imitate.
         target_period: Calls of `learn` between two copies of the parameters to the target network.
         num_bins: Bins of values and rewards, one apart after rescaling, an odd number: 21 reach to 117, 601 to 58,706.
-        latent: What the model's states are: a `vector` of `latent_size` entries, or an `image` of `channels`, for
-            observations of one image.
+        latent: What the model's states are: a `vector`, or an `image` for observations of one image.
         latent_size: Entries of a latent vector, and units of each layer behind it.
         channels: Channels of a latent image.
         representation_blocks: Residual blocks behind the four that make a latent image of an observation.
