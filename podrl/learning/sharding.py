@@ -109,9 +109,9 @@ def _by_input(encoder: str) -> str:
 def gather_for_use(network: AnyNetwork, learner: Mesh, rules: Sequence[ShardingRule]) -> AnyNetwork:
     """Returns the network in a form that learns from parameters split by `rules`.
 
-    `unroll` and `rows`, where it has them, gather each parameter over the axis `data` before its use, and split its
-    gradient as the parameter is split. Otherwise XLA gathers the batch when a parameter is split over the batch's own
-    axis.
+    `unroll`, `rows` and a model's functions, where it has them, gather each parameter over the axis `data` before its
+    use, and split its gradient as the parameter is split. Otherwise XLA gathers the batch when a parameter is split
+    over the batch's own axis.
     """
     if not rules:
         return network
@@ -125,7 +125,7 @@ def gather_for_use(network: AnyNetwork, learner: Mesh, rules: Sequence[ShardingR
         return lambda params, *args: function(jax.tree_util.tree_map_with_path(gather_leaf, params), *args)
 
     record: Any = network
-    functions = {name: getattr(record, name, None) for name in ("unroll", "rows")}
+    functions = {name: getattr(record, name, None) for name in ("unroll", "rows", "transition", "predict")}
     return dataclasses.replace(record, **{name: gathered(found) for name, found in functions.items() if found})
 
 

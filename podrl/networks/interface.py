@@ -8,6 +8,7 @@ from flax import struct
 import jax
 from jax import numpy as jnp
 
+from podrl.networks.model_records import LatentState, ModelOutput, ModelShape
 from podrl.ops.distributions import Distribution
 from podrl.types import PyTree, Timestep, Trajectory
 
@@ -135,6 +136,22 @@ class TwinQNetwork:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelNetwork(NetworkFunctions[LatentState]):
+    """A learned model of the environment, as MuZero has it. Its `step`, `unroll` and `rows` are the representation.
+
+    Attributes:
+        policy: The distribution over actions, whose parameters the model predicts.
+        transition: (params, latents [..., *], actions [...]) -> the next latents [..., *].
+        predict: (params, latents [..., *], mask=None) -> `ModelOutput` of [..., ...]; the policy takes no option that
+            the mask [..., L] forbids. Leading axes, here and above, have environments first.
+    """
+
+    policy: Distribution
+    transition: Callable[[PyTree, jax.Array, jax.Array], jax.Array]
+    predict: Callable[..., ModelOutput]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class StateValueNetwork:
     """A network of the value V(s) of what the policy's network sees, with parameters under the name `state_value`.
 
@@ -163,6 +180,7 @@ class Networks:
         policy: (*, squashed=False, deterministic=False, bounded_mean=False) -> a network of a policy alone; see
             `podrl.networks.continuous`.
         twin_q: () -> two networks of the values of actions that are numbers.
+        model: (`ModelShape`) -> a learned model of an environment with one discrete action.
         state_value: () -> a network of the values of states.
     """
 
@@ -170,6 +188,7 @@ class Networks:
     q: Callable[..., QNetwork]
     policy: Callable[..., PolicyNetwork]
     twin_q: Callable[[], TwinQNetwork]
+    model: Callable[[ModelShape], ModelNetwork]
     state_value: Callable[[], StateValueNetwork]
 
     def map(self, change: Callable[[Any], Any]) -> "Networks":
@@ -179,5 +198,6 @@ class Networks:
             q=lambda **asked: change(self.q(**asked)),
             policy=lambda **asked: change(self.policy(**asked)),
             twin_q=lambda: change(self.twin_q()),
+            model=lambda shape: change(self.model(shape)),
             state_value=lambda: change(self.state_value()),
         )

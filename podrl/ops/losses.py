@@ -45,6 +45,16 @@ def value_loss(values: jax.Array, targets: jax.Array) -> jax.Array:
     return 0.5 * jnp.square(jax.lax.stop_gradient(targets) - values)
 
 
+def cross_entropy_loss(weights: jax.Array, logits: jax.Array) -> jax.Array:
+    """Per-row loss -sum_i w_i log p_i of logits [..., N] with weights [..., N]; [...] in nats.
+
+    What has no weight may be impossible, with a logit of -inf. Weights need not sum to one; no gradient flows through
+    them.
+    """
+    weights, log_probs = jax.lax.stop_gradient(weights), jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    return -jnp.sum(weights * jnp.where(weights > 0, log_probs, 0.0), axis=-1)
+
+
 def expectile_loss(values: jax.Array, targets: jax.Array, expectile: float) -> jax.Array:
     """Per-row loss |expectile - 1[target < value]| (target - value)^2, whose minimum is an expectile of the targets.
 

@@ -72,6 +72,23 @@ def rate_over_run(
     return schedule_at
 
 
+def warm_up(
+    rate_at: Callable[[jax.Array], optax.ScalarOrSchedule], num_updates: int
+) -> Callable[[jax.Array], optax.ScalarOrSchedule]:
+    """Returns a function (step) -> the learning rate or its schedule, as `rate_at` gives it but small at first.
+
+    In update n, counted from 1, the rate is n / `num_updates` of what it would be, up to all of it.
+    """
+    if not num_updates:
+        return rate_at
+
+    def warm_at(step: jax.Array) -> optax.Schedule:
+        rate, share = rate_at(step), jnp.minimum((step + 1) / num_updates, 1)
+        return lambda count: share * (rate(count) if callable(rate) else rate)
+
+    return warm_at
+
+
 def rescale_counts(opt_state: optax.OptState, factor: float) -> optax.OptState:
     """Returns an optimizer's state with the step counts of its schedules multiplied by `factor`; the rest stays."""
 
@@ -134,6 +151,42 @@ def make_adam(
     return optax.chain(
         optax.clip_by_global_norm(max_grad_norm),
         optax.scale_by_adam(b1=b1, b2=b2, eps=epsilon),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def make_adamw(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    epsilon: float = 1e-8,
+    weight_decay: float = 1e-4,
+    max_grad_norm: float = 40.0,
+) -> optax.GradientTransformation:
+    """Adam with decoupled weight decay, after clipping by global norm.
+
+    Each step also takes `weight_decay` times the learning rate of each kernel. Arrays of one axis, which are biases and
+    scales, do not decay.
+
+    Args:
+        learning_rate: A number, or a schedule over updates.
+        b1: The decay of the first moment, per update.
+        b2: The decay of the second moment, per update.
+        epsilon: Keeps the step finite.
+        weight_decay: The share of kernels that a step takes, before the learning rate.
+        max_grad_norm: The L2 norm, over all parameters together, that longer gradients are scaled down to.
+
+    Source: Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2.
+    """
+
+    def is_kernel(params: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: x.ndim > 1, params)
+
+    return optax.chain(
+        optax.clip_by_global_norm(max_grad_norm),
+        optax.scale_by_adam(b1=b1, b2=b2, eps=epsilon),
+        optax.add_decayed_weights(weight_decay, is_kernel),
         optax.scale_by_learning_rate(learning_rate),
     )
 

@@ -77,3 +77,12 @@ def test_mean_and_deviation_of_what_the_mask_leaves():
     assert mean == 3.0
     np.testing.assert_allclose(deviation, np.std([1, 3, 5]), rtol=1e-6)
     assert losses.mean_and_deviation(x, jnp.zeros_like(mask)) == (0.0, 0.0)
+
+
+def test_cross_entropy_ignores_what_has_no_weight_and_is_impossible():
+    logits = jnp.log(jnp.array([[0.25, 0.75, 0.0]]))
+    total = lambda *args: losses.cross_entropy_loss(*args).sum()  # noqa: E731
+    value, (by_weights, by_logits) = jax.value_and_grad(total, argnums=(0, 1))(jnp.array([[1.0, 2.0, 0.0]]), logits)
+    np.testing.assert_allclose(value, -(np.log(0.25) + 2 * np.log(0.75)), rtol=1e-6)
+    np.testing.assert_array_equal(by_weights, 0.0)
+    np.testing.assert_allclose(by_logits, [[3 * 0.25 - 1, 3 * 0.75 - 2, 0.0]], atol=1e-6)

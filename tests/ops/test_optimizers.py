@@ -55,6 +55,26 @@ def test_radam_is_momentum_at_first_and_then_a_shorter_step_of_adams():
     np.testing.assert_allclose(found[-1], adam[-1] * part**0.5, rtol=2e-3)
 
 
+def test_adamw_is_adam_with_decay_of_kernels_by_the_learning_rate():
+    params = {"kernel": jnp.array([[2.0]]), "bias": jnp.array([2.0])}
+    grads = jax.tree.map(jnp.ones_like, params)
+    plain, decaying = optimizers.make_adam(0.1), optimizers.make_adamw(0.1, weight_decay=0.3)
+    update, _ = plain.update(grads, plain.init(params), params)
+    found, _ = decaying.update(grads, decaying.init(params), params)
+    np.testing.assert_allclose(found["kernel"], update["kernel"] - 0.1 * 0.3 * 2, rtol=1e-6)
+    np.testing.assert_array_equal(found["bias"], update["bias"])
+
+
+@pytest.mark.parametrize("decays", [False, True])
+def test_a_learning_rate_warms_up_over_updates(decays):
+    steady = optimizers.rate_over_run(0.4, decays=decays, num_updates=8, steps_per_update=1, ahead=0.0)
+    warm = optimizers.warm_up(steady, 4)
+    assert optimizers.warm_up(steady, 0) is steady
+    found = [float(warm(jnp.int32(step))(step)) for step in (0, 1, 3, 6)]
+    full = np.array([0.4, 0.35, 0.25, 0.1]) if decays else np.full(4, 0.4)
+    np.testing.assert_allclose(found, np.array([0.25, 0.5, 1, 1]) * full, rtol=1e-6)
+
+
 def test_clips_the_global_norm_first():
     # The gradient (3, 4) has norm 5; clipped to 1 it is (0.6, 0.8).
     optimizer = optimizers.make_rmsprop(1.0, decay=0.0, epsilon=1.0, max_grad_norm=1.0)

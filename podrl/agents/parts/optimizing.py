@@ -9,7 +9,7 @@ import optax
 
 from podrl.agents.parts.interface import UpdateShape
 from podrl.config.optimizer import OptimizerConfig
-from podrl.ops.optimizers import make_adam, make_radam, make_rmsprop, rate_over_run
+from podrl.ops.optimizers import make_adam, make_adamw, make_radam, make_rmsprop, rate_over_run, warm_up
 from podrl.types import LearnerState, PyTree
 
 
@@ -55,7 +55,7 @@ def make_optimizer(
         by_updates: Whether the learning rate goes by updates alone, for agents whose updates may call `learn` several
             times.
     """
-    rate_at = rate_over_run(
+    steady_rate_at = rate_over_run(
         config.learning_rate,
         decays=config.learning_rate_decay,
         num_updates=num_updates,
@@ -63,11 +63,19 @@ def make_optimizer(
         ahead=ahead,
         by_updates=by_updates,
     )
+    rate_at = warm_up(steady_rate_at, config.warmup_updates)
 
     def at(step: jax.Array) -> optax.GradientTransformation:
         if config.name in ("adam", "radam"):
             make = make_adam if config.name == "adam" else make_radam
             return make(rate_at(step), epsilon=config.epsilon, max_grad_norm=config.max_grad_norm)
+        if config.name == "adamw":
+            return make_adamw(
+                rate_at(step),
+                epsilon=config.epsilon,
+                weight_decay=config.weight_decay,
+                max_grad_norm=config.max_grad_norm,
+            )
         return make_rmsprop(
             rate_at(step),
             decay=config.rmsprop_decay,
