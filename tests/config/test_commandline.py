@@ -60,7 +60,7 @@ def errors_of(capsys, *arguments):
         (
             "--config.agent.name=impalla",
             "agent.name='impalla' is not known; did you mean 'impala'? "
-            "Available: bc, impact, impala, iql, misa, ppo, pqn, r2d2, sac, td3, vmpo.",
+            "Available: bc, impact, impala, iql, misa, ppo, pqn, r2d2, rosmo, sac, td3, vmpo.",
         ),
         ("--config.network.encoder=resnt", "network.encoder='resnt' is not known; did you mean 'resnet'?"),
         ("--config.network.encoder=resnet", "network.encoder='resnet' needs images"),
