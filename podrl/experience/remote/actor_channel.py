@@ -76,6 +76,11 @@ class ActorChannel:
         """How many rollouts the actor owes."""
         return len(self._owed)
 
+    @property
+    def next_number(self) -> int:
+        """What the worker will call the next rollout that it is granted."""
+        return self._granted
+
     def grant(self, task: Task) -> int:
         """Lets the actor make one more rollout; returns what the worker calls it."""
         with self._lock:

@@ -109,7 +109,11 @@ class ActorLinks:
             EnvWorkerError, ConfigError: If one of them fails.
             TimeoutError: If one of them does not in time.
         """
-        starting = [self._begin(index, self._server.worker(index)) for index in range(len(self._links))]
+        starting = []
+        for index in range(len(self._links)):
+            if (connection := self._server.worker_if_there(index)) is None:
+                raise EnvWorkerError(f"Actor worker {index} was lost before all had started; the log says why.")
+            starting.append(self._begin(index, connection))
         for link in starting:
             try:
                 link.starting.answer(Kind.STARTED, timeout_s=self._starting_s)
@@ -129,6 +133,7 @@ class ActorLinks:
         for index, link in enumerate(self._links):
             if link is not None and link.connection.why_lost:
                 self._links[index] = None
+                self._firsts[index] = max(channel.next_number for channel in link.channels)
                 owed += [task for channel in link.channels for task in channel.take_back()]
         return owed
 

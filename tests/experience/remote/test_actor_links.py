@@ -44,9 +44,6 @@ class Server:
         connection = WorkerConnection(f"worker {len(self.firsts)}", send, lambda: None, Traffic())
         self.workers[index] = connection
 
-    def worker(self, index):
-        return self.workers[index]
-
     def worker_if_there(self, index):
         return None if self.workers[index].why_lost else self.workers[index]
 
@@ -183,7 +180,12 @@ def test_a_worker_that_comes_back_opens_other_environments_and_makes_its_own_rol
         assert link.held == -1
         assert [each.index for each in links.present()] == [0, 1]
     assert server.firsts == [3, 3, 4, 9, 10]  # Seeds follow from these numbers: none comes twice.
-    assert grant(links, [12], actors) == [(0, 3, 12), (1, 10, 12)]
+    assert grant(links, [12, 13], actors) == [(0, 3, 12), (1, 10, 12), (0, 4, 13), (1, 11, 13)]
+    server.workers[1].lose("it ended")
+    links.take_back()
+    server.admit(1)
+    links.look(9)
+    assert server.firsts[-1] == 13
 
 
 def test_a_worker_that_does_not_compile_in_time_leaves_its_place_to_another(case):
