@@ -20,7 +20,8 @@ from podrl.runs.curves import X_KEYS, Curve, Ending, average_curves, group_curve
 from podrl.runtime.tool import run_tool
 from podrl.telemetry import plotting
 
-USAGE = """%(prog)s RUN [RUN ...] --out FILE.png [--x env_steps|frames|updates|wall] [--y episode/return] [--against KEY]
+USAGE = """%(prog)s RUN [RUN ...] --out FILE.png [--x env_steps|frames|updates|wall] [--y episode/return]
+                 [--against KEY]
 
 RUN is a run's folder. Runs of one config and environment are drawn together: their mean, with a band from the lowest to
 the highest. With --against the figure shows where the metric ended, over a value of the runs' configs: a dot for each
