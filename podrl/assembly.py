@@ -101,7 +101,7 @@ def assemble(
     if devices is None:
         check_workers(config, layout)
         check_actor_workers(config, layout)
-        check_state_fits(config, spec, topology, assembly.state_shape)
+        check_state_fits(config, spec, topology, assembly.state_shape, recorded)
     return assembly
 
 

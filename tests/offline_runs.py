@@ -14,11 +14,11 @@ from tests.processes import ROOT
 from tests.short_runs import make_config
 
 PENDULUM = EnvSpec(id="Pendulum-v1", observation=jax.ShapeDtypeStruct((3,), np.float32), actions=ContinuousActions(1))
-# Forty updates of two learner steps each, one row for each.
+# 600 updates of two learner steps each, one row for each.
 COMMAND = (
     *("--config", ROOT / "configs/td3_halfcheetah.py", "--config.env.source=gymnasium"),
-    *("--config.env.id=Pendulum-v1", "--config.total_updates=40", "--config.data.learner_steps=2"),
-    *("--config.data.batch=32", "--config.network.hidden_sizes=(16,)", "--config.checkpoint.every_updates=5"),
+    *("--config.env.id=Pendulum-v1", "--config.total_updates=600", "--config.data.learner_steps=2"),
+    *("--config.data.batch=32", "--config.network.hidden_sizes=(16,)", "--config.checkpoint.every_updates=50"),
     *("--config.log.every_updates=1", "--config.log.tensorboard=False"),
 )
 

@@ -124,6 +124,7 @@ def run(command: Command) -> None:
     keep_freed_memory()
     suit_xla_to_cpu(os.environ, jax_plugins())
     config = resolve(command.config)
+    config.check_makes_experience("tools/benchmark.py")
     with _blaming(command.other_file):
         other = resolve(command.other) if command.other is not None else None
     if "exact" in (config.determinism, other and other.determinism):  # XLA's flags are the process's: both get them.

@@ -146,6 +146,7 @@ def run(command: Command) -> None:
     gpus = [slice_.chips_per_host for slice_ in slices if slice_.chip.platform == "gpu"]
     jax.config.update("jax_num_cpu_devices", max([1, *gpus]))
     config = resolve(command.config)
+    config.check_makes_experience("tools/plan.py")
     benchmark = None if command.measured is None else read_benchmark(command.measured, config)
     found: list[dict[str, Any]] = []
     try:

@@ -20,12 +20,17 @@ from podrl.runs.curves import X_KEYS, Curve, Ending, average_curves, group_curve
 from podrl.runtime.tool import run_tool
 from podrl.telemetry import plotting
 
-USAGE = """%(prog)s RUN [RUN ...] --out FILE.png [--x env_steps|frames|wall] [--y episode/return] [--against KEY]
+USAGE = """%(prog)s RUN [RUN ...] --out FILE.png [--x env_steps|frames|updates|wall] [--y episode/return]
+                 [--against KEY]
 
 RUN is a run's folder. Runs of one config and environment are drawn together: their mean, with a band from the lowest to
 the highest. With --against the figure shows where the metric ended, over a value of the runs' configs: a dot for each
 run, and for each agent a line through the means, with their 95 %% intervals."""
-X_LABELS = {"env_steps": "environment steps (the agent's decisions)", "frames": "emulator frames"}
+X_LABELS = {
+    "env_steps": "environment steps (the agent's decisions)",
+    "frames": "emulator frames",
+    "updates": "updates of the learner",
+}
 SIZE_INCHES = (8.0, 4.5)
 _BESIDE = 0.01  # Between two lines, of the width, so that their intervals can be told apart.
 

@@ -40,6 +40,7 @@ def run(command: SimulateCommand) -> None:
     keep_freed_memory()
     suit_xla_to_cpu(os.environ, jax_plugins())
     flags, config = command.flags, resolve(command.config)
+    config.check_makes_experience("tools/simulate.py")
     if config.determinism == "exact":
         require_determinism(os.environ, jax_plugins())
     console = make_console()

@@ -109,6 +109,14 @@ class Config:
         """Whether the run learns from a data set alone: nothing acts in it except evaluations."""
         return bool(self.data.path) or self.agent.update_shape.needs_data
 
+    def check_makes_experience(self, who: str) -> None:
+        """Raises `ConfigError` if the run learns from a data set alone; `who` measures or predicts others only."""
+        check(
+            not self.is_offline,
+            f"{who} is for runs that make experience of their own, and this one learns from a data set (data.path). "
+            "Time a short run instead: its rows have time/learner/... and data/samples_per_second.",
+        )
+
     @property
     def env_steps_per_update(self) -> int:
         """Agent decisions that one update consumes, over the whole job; 0 where all are recorded."""

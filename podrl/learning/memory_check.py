@@ -17,6 +17,7 @@ from podrl.config.config import Config, ConfigError, check
 from podrl.config.units import describe_bytes
 from podrl.experience.remote.unroll_queue import num_buffers
 from podrl.experience.schedule import lag_key, max_lag, serves_arrivals
+from podrl.learning.recorded import Recorded, row_bytes
 from podrl.learning.replay import replay_bytes
 from podrl.learning.update_cost import shard_bytes
 from podrl.mesh import Topology
@@ -25,7 +26,7 @@ from podrl.networks.policies import make_distribution
 from podrl.runtime.container_limits import GROUPS, memory_limit
 from podrl.types import EnvSpec, LearnerState
 
-_STATE, _REPLAY = "parameters, gradients and optimizer", "replay"
+_STATE, _REPLAY, _DATA = "parameters, gradients and optimizer", "replay", "data set"
 _UNROLLS = "unrolls of actors"  # Each environment has room for two, see `podrl.experience.remote.slots`.
 _MOST_FRAMES = 1024
 _SCALARS = 17  # Bytes of a step's reward, discount, first, params_version and recorded value.
@@ -44,7 +45,9 @@ def check_experience_fits(config: Config, spec: EnvSpec, topology: Topology) -> 
     )
 
 
-def check_state_fits(config: Config, spec: EnvSpec, topology: Topology, state_shape: LearnerState) -> None:
+def check_state_fits(
+    config: Config, spec: EnvSpec, topology: Topology, state_shape: LearnerState, recorded: Recorded | None = None
+) -> None:
     """Raises `ConfigError` if experience and state together cannot fit the memory of this process's devices.
 
     Args:
@@ -52,13 +55,23 @@ def check_state_fits(config: Config, spec: EnvSpec, topology: Topology, state_sh
         spec: The spec of its environment.
         topology: The devices.
         state_shape: Shapes of the learner's state, with shardings.
+        recorded: What the run learns from if that is a data set, whose rows need room on the devices or on the host.
     """
+    held_bytes = recorded.size_bytes if recorded else 0
+    if recorded and not recorded.on_devices:
+        check(
+            held_bytes <= host_memory_bytes(),
+            f"data.path has {describe_bytes(held_bytes)} of rows to hold, and this machine has "
+            f"{describe_bytes(host_memory_bytes())} of memory. Lower data.window={config.data.window}, in rows of "
+            f"{row_bytes(recorded.data):,} bytes; 0 holds all.",
+        )
+        held_bytes = 0
     learners, lag = {*topology.local_learner.devices.flat}, min(max_lag(config), config.num_updates)
     acting = lag if learners.intersection(topology.local_actor_devices) else min(1, lag)
     copies = 1 + acting  # The gradient and each acting version are as large as the parameters.
     params = sum(map(shard_bytes, jax.tree.leaves(state_shape.params)))
     state = params + sum(map(shard_bytes, jax.tree.leaves((state_shape.opt_state, state_shape.extra))))
-    needs = {_STATE: state + copies * params, _REPLAY: replay_bytes(state_shape)}
+    needs = {_STATE: state + copies * params, _REPLAY: replay_bytes(state_shape), _DATA: held_bytes}
     _check_all(config, spec, topology, needs)
 
 
@@ -68,7 +81,11 @@ def _check_all(config: Config, spec: EnvSpec, topology: Topology, state: Mapping
     needs = _experience(config, spec, topology) | dict(state)
     if not serves_arrivals(config):
         return _check(config, learners, needs)
-    unrolls = _unroll_bytes(config, spec) * num_buffers(config.actors.num_envs) // topology.num_processes
+    unrolls = (
+        _unroll_bytes(config, spec, config.actors.unroll_length)
+        * num_buffers(config.actors.num_envs)
+        // topology.num_processes
+    )
     if learners[0].platform == "cpu" or set(learners) & set(actors):
         sharers = learners if learners[0].platform == "cpu" else actors
         return _check(config, learners, needs | {_UNROLLS: unrolls // len(sharers)})
@@ -76,12 +93,12 @@ def _check_all(config: Config, spec: EnvSpec, topology: Topology, state: Mapping
     return _check(config, actors, {_UNROLLS: unrolls // len(actors)})
 
 
-def _unroll_bytes(config: Config, spec: EnvSpec) -> int:
-    """Returns the bytes of one environment's unroll."""
+def _unroll_bytes(config: Config, spec: EnvSpec, length: int) -> int:
+    """Returns the bytes of one environment's unroll of so many steps, or of a sample of them."""
     frame, stacked = _frame_bytes(spec)
     policy = 4 * make_distribution(config.network, spec.actions).num_params
     row = frame + _bytes(spec.actions.struct) + policy + _SCALARS
-    return (config.actors.unroll_length + 1) * row + (config.network.frame_stack - 1) * stacked
+    return (length + 1) * row + (config.network.frame_stack - 1) * stacked
 
 
 def _frame_bytes(spec: EnvSpec) -> tuple[int, int]:
@@ -95,8 +112,11 @@ def _experience(config: Config, spec: EnvSpec, topology: Topology) -> dict[str, 
     """Returns the bytes of experience on each learner device, by purpose."""
     frames, seeds, shares = config.network.frame_stack, config.topology.seeds, topology.learner.shape["data"]
     _, stacked = _frame_bytes(spec)
-    batch = seeds * -(-config.actors.num_envs // shares) * _unroll_bytes(config, spec)
     rows, sequences = config.learned_shape
+    num_envs, length, batches = config.actors.num_envs, config.actors.unroll_length, 1 + max_lag(config)
+    if config.is_offline:  # Samples are made ahead of need, and those of one update are being learned from.
+        num_envs, length, batches = sequences * config.data.learner_steps, rows, config.data.prefetch + 2
+    batch = seeds * -(-num_envs // shares) * _unroll_bytes(config, spec, length)
     learned = (
         sequences * rows // (shares * math.prod(config.agent.update_shape.grid) * max(1, config.topology.micro_batches))
     )
@@ -105,7 +125,7 @@ def _experience(config: Config, spec: EnvSpec, topology: Topology) -> dict[str, 
     is_mlp = config.network.encoders == {"mlp"}  # Other encoders choose their micro-batches themselves.
     stacks = (learned if is_mlp else rows // config.agent.update_shape.grid[1] or 1) * stacked * frames
     return {
-        "experience": batch * min(1 + max_lag(config), config.num_updates),
+        "samples" if config.is_offline else "experience": batch * min(batches, config.num_updates),
         "stacks of frames": seeds * stacks if frames > 1 else 0,
         "activations": seeds * learned * wide * itemsize if is_mlp else 0,
     }
@@ -126,9 +146,14 @@ def _check(config: Config, devices: Sequence[jax.Device], needs: Mapping[str, in
     ring = "capacity" if config.agent.update_shape.sequences else "batches"
     several = f"topology.seeds={config.topology.seeds}, " if config.topology.seeds > 1 else ""
     fewer = f"{several}replay.{ring}={getattr(config.replay, ring)}, " if needs.get(_REPLAY) else several
+    fewer += f"actors.num_envs={actors.num_envs}, actors.unroll_length={actors.unroll_length}{depth}"
+    if config.is_offline:
+        data = config.data
+        fewer = f"data.batch={data.batch}, data.learner_steps={data.learner_steps}, data.prefetch={data.prefetch}"
+        fewer += f", data.window={data.window} (or use data.memory=host)" if needs.get(_DATA) else ""
     raise ConfigError(
         f"This config needs {describe_bytes(total)} of memory at least, and {where} {describe_bytes(there)} ({parts}). "
-        f"Lower {fewer}actors.num_envs={actors.num_envs}, actors.unroll_length={actors.unroll_length}{depth}, "
+        f"Lower {fewer}, "
         f"network.frame_stack={network.frame_stack} or network.{size}, or another key that makes the largest part."
     )
 

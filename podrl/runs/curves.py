@@ -12,7 +12,7 @@ from podrl.runs.records import Rows, read_record
 from podrl.telemetry.metrics_file import is_number
 from podrl.telemetry.rates import CLOCK_FIELDS, WALL_KEY, RunClock
 
-X_KEYS = {"env_steps": "env_steps", "frames": "frames", "wall": WALL_KEY}
+X_KEYS = {"env_steps": "env_steps", "frames": "frames", "updates": "learner_steps", "wall": WALL_KEY}
 GRID_POINTS = 400  # Points at which runs are averaged; about half a pixel apart at 800 pixels.
 
 

@@ -83,6 +83,7 @@ def _put_together(
     base: object, values: Mapping[str, str], place: Mapping[str, Any], growth: tuple[int, int], platform: str
 ) -> Point:
     config = resolve(commandline.override(base, as_arguments(values)))
+    config.check_makes_experience("A scaling study")
     seeds = config.topology.seeds
     check(seeds == 1, f"topology.seeds={seeds}: each run of a study is of one seed. Use --seeds for several.")
     num_envs = weak_num_envs(config.actors.num_envs, *growth)

@@ -27,8 +27,8 @@ def test_a_kill_and_a_signal(arguments, whole, tmp_path):
     run = tmp_path / "run"
     code, _ = signalled(signal.SIGKILL, *arguments, workdir=run, when=lambda: len(checkpoints(run)) > 1)
     assert code == -signal.SIGKILL
-    assert num_rows(run) < 40
-    later = checkpoints(run)[-1] + 8
+    assert num_rows(run) < 600
+    later = checkpoints(run)[-1] + 60
     with running(*arguments, "--workdir", run, cwd=tmp_path) as process:
         wait_for(lambda: num_rows(run) >= later, process)
         process.send_signal(signal.SIGTERM)
