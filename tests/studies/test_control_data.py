@@ -70,19 +70,19 @@ def make(run, out, *arguments):
     return make_control_data.main(["make_control_data.py", "--workdir", str(run), "--out", str(out), *arguments])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_command_makes_all_sets_and_the_references_of_scores(run, tmp_path, capsys):
-    arguments = ("--steps", "8000", "--envs", "4", "--episodes", "8")
+    arguments = ("--steps", "4000", "--envs", "4", "--episodes", "4")
     assert make(run, tmp_path / "a", *arguments) == 0
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [row.split("|")[1].strip() for row in table[1:]] == ["random", "medium", "expert", "mixed", "replay"]
     sets = {name: open_data(tmp_path / "a" / name) for name in ("random", "medium", "expert", "mixed", "replay")}
     returns = {name: data.facts.episode_return[data.facts.is_whole].mean() for name, data in sets.items()}
     assert max(returns["random"], returns["medium"]) < returns["expert"]
-    assert [sets[name].num_steps for name in ("random", "medium", "expert")] == [8000] * 3
+    assert [sets[name].num_steps for name in ("random", "medium", "expert")] == [4000] * 3
     assert sets["replay"].num_steps > 5000
     steps = [int(sets["mixed"].facts.length[sets["mixed"].facts.recording == part].sum()) for part in range(3)]
-    assert steps == [4000, 4000, 800]  # Each of 4 environments ends its last episode of 200 steps.
+    assert steps == [2400, 2400, 800]  # Each of 4 environments ends its last episode of 200 steps.
     seeds = {name: set(sets[name].facts.seed.tolist()) for name in ("random", "medium", "expert", "mixed")}
     assert len(set.union(*seeds.values())) == sum(map(len, seeds.values()))
     reference = read_reference(tmp_path / "a/reference.json", "Pendulum-v1")
