@@ -3,10 +3,12 @@
 Source: Fu et al. 2020, D4RL, arXiv:2004.07219, section 6.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 from podrl.config.config import ConfigError, check
 
@@ -57,6 +59,6 @@ def read_reference(path: Path, env_id: str) -> Reference:
     return Reference(env_id=env_id, random=float(fields["random"]), expert=float(fields["expert"]))
 
 
-def write_reference(path: Path, reference: Reference, command: str) -> None:
-    """Writes a reference, and the command that it is from."""
-    path.write_text(json.dumps({**dataclasses.asdict(reference), "from": command}, indent=2) + "\n")
+def write_reference(path: Path, reference: Reference, facts: Mapping[str, Any]) -> None:
+    """Writes a reference, and where it is from."""
+    path.write_text(json.dumps({**dataclasses.asdict(reference), **facts}, indent=2) + "\n")

@@ -9,8 +9,9 @@ Source: Fu et al. 2020, D4RL, arXiv:2004.07219, section 4 (random, medium, repla
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import logging
 import jax
@@ -96,6 +97,7 @@ def make_control_data(workdir: str, folder: Path, plan: ControlPlan, command: st
         expert=max(scores.values()),
     )
     medium, expert = choose(scores, reference.random)
+    _write_once(folder / "reference.json", reference, {"checkpoints": [medium, expert], "from": command})
     for update, score in scores.items():
         which = {medium: ", medium", expert: ", expert"}.get(update, "")
         logging.info("Update %s: greedy return %.2f%s", f"{update:,}", score, which)
@@ -105,11 +107,22 @@ def make_control_data(workdir: str, folder: Path, plan: ControlPlan, command: st
     mixed = [Part(RANDOM, None, low), Part(workdir, medium, low), Part(workdir, expert, EXPERT_SHARE)]
     _record(workdir, folder / "mixed", mixed, plan, 3)
     names = {"random": RANDOM, "medium": f"@{medium}", "expert": f"@{expert}", "mixed": "random, medium, expert"}
-    if any(has_replay(run, update) for update in updates):
+    if any(has_replay(run, update) for update in whole_steps(run)):  # Of a run in progress there are others by now.
         record_replay(workdir, folder / "replay")
         names["replay"] = "all until its newest checkpoint"
-    write_reference(folder / "reference.json", reference, command)
     return [_summarise(folder / name, policy, reference) for name, policy in names.items()]
+
+
+def _write_once(path: Path, reference: Reference, facts: Mapping[str, Any]) -> None:
+    """Writes the reference, which another one must not have been: a run that has trained on has another expert."""
+    if path.exists():
+        before = json.loads(path.read_text()).get("checkpoints")
+        check(
+            before == facts["checkpoints"],
+            f"{path.parent} has medium and expert sets of checkpoints {before}; these are now {facts['checkpoints']}. "
+            "Name another folder.",
+        )
+    write_reference(path, reference, facts)
 
 
 def choose(scores: Mapping[int, float], random: float) -> tuple[int, int]:

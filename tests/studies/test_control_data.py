@@ -11,6 +11,7 @@ from podrl.evaluation.reference import Reference, read_reference, write_referenc
 from podrl.studies import control_data
 from tests import short_runs
 from tests.data.episodes import content_of
+from tests.processes import ROOT, launch
 from tools import evaluate, make_control_data
 
 
@@ -36,7 +37,7 @@ def test_checkpoints_that_do_not_differ_are_one_line():
 
 def test_scores_lie_between_random_and_expert(tmp_path):
     reference = Reference(env_id="Hopper-v5", random=20.0, expert=3020.0)
-    write_reference(tmp_path / "reference.json", reference, "a command")
+    write_reference(tmp_path / "reference.json", reference, {"from": "a command"})
     assert read_reference(tmp_path / "reference.json", "Hopper-v5") == reference
     assert json.loads((tmp_path / "reference.json").read_text())["from"] == "a command"
     assert [reference.normalise(mean) for mean in (20.0, 3020.0, 770.0, -40.0)] == [0.0, 1.0, 0.25, -0.02]
@@ -55,50 +56,45 @@ def test_scores_lie_between_random_and_expert(tmp_path):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """IMPACT on Catch with a replay: 40 updates, a checkpoint after every fifth."""
-    folder = tmp_path_factory.mktemp("run") / "catch"
-    config = short_runs.make_config(
-        agent="impact",
-        total_env_steps=40 * 32 * 20,
-        actors__num_envs=32,
-        actors__unroll_length=20,
-        agent__optimizer__learning_rate=0.003,
-        replay__batches=2,
-        replay__uses=2,
-        checkpoint__every_updates=5,
-        checkpoint__keep=8,
-        topology__actor_devices_per_process=1,
-        topology__learner_devices_per_process=1,
-        log__tensorboard=False,
-    )
-    train.train(config, workdir=str(folder))
-    return folder
+    """SAC on Gymnax's pendulum, which learns to stand in 100 updates: a checkpoint after every twentieth."""
+    pytest.importorskip("gymnax")
+    folder = tmp_path_factory.mktemp("run")
+    arguments = ("--config", ROOT / "configs/sac_pendulum.py", "--config.total_env_steps=6400")
+    arguments = (*arguments, "--config.checkpoint.every_updates=20", "--config.checkpoint.keep=9")
+    result = launch(*arguments, "--config.log.tensorboard=False", "--workdir", folder / "pendulum", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder / "pendulum"
 
 
 def make(run, out, *arguments):
     return make_control_data.main(["make_control_data.py", "--workdir", str(run), "--out", str(out), *arguments])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_command_makes_all_sets_and_the_references_of_scores(run, tmp_path, capsys):
-    arguments = ("--steps", "900", "--envs", "4", "--episodes", "16")
+    arguments = ("--steps", "4000", "--envs", "4", "--episodes", "4")
     assert make(run, tmp_path / "a", *arguments) == 0
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [row.split("|")[1].strip() for row in table[1:]] == ["random", "medium", "expert", "mixed", "replay"]
     sets = {name: open_data(tmp_path / "a" / name) for name in ("random", "medium", "expert", "mixed", "replay")}
     returns = {name: data.facts.episode_return[data.facts.is_whole].mean() for name, data in sets.items()}
     assert max(returns["random"], returns["medium"]) < returns["expert"]
-    assert [900 <= sets[name].num_steps < 1000 for name in sets] == [True] * 4 + [False]
+    assert [sets[name].num_steps for name in ("random", "medium", "expert")] == [4000] * 3
+    assert sets["replay"].num_steps > 5000
     steps = [int(sets["mixed"].facts.length[sets["mixed"].facts.recording == part].sum()) for part in range(3)]
-    assert steps == [432, 432, 108]  # Each of 4 environments ends its last episode of 9 steps.
+    assert steps == [2400, 2400, 800]  # Each of 4 environments ends its last episode of 200 steps.
     seeds = {name: set(sets[name].facts.seed.tolist()) for name in ("random", "medium", "expert", "mixed")}
     assert len(set.union(*seeds.values())) == sum(map(len, seeds.values()))
-    reference = read_reference(tmp_path / "a/reference.json", "Catch-v0")
+    reference = read_reference(tmp_path / "a/reference.json", "Pendulum-v1")
     assert reference.random == returns["random"]
     assert reference.expert > returns["medium"]
-    assert make(run, tmp_path / "b", *arguments) == 0
-    first, second = (content_of(tmp_path / name) for name in "ab")
-    assert {path for path in first if first[path] != second[path]} == {"reference.json"}  # Its command is another.
+    first = content_of(tmp_path / "a")
+    assert make(run, tmp_path / "a", *arguments) == 0
+    assert content_of(tmp_path / "a") == first
+    path = tmp_path / "a/reference.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "checkpoints": [20, 40]}))
+    assert make(run, tmp_path / "a", *arguments) == 2
+    assert "has medium and expert sets of checkpoints [20, 40]; these are now" in capsys.readouterr().err
     flags = ("--workdir", str(run), "--episodes", "16", "--reference", str(tmp_path / "a/reference.json"))
     assert evaluate.main(["evaluate.py", *flags, "--json", str(tmp_path / "scores.json")]) == 0
     assert "normalised" in capsys.readouterr().out
