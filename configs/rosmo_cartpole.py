@@ -1,4 +1,9 @@
-"""ROSMO on recorded episodes of CartPole: as `configs/rosmo_catch.py`, with a longer run."""
+"""ROSMO on recorded episodes of CartPole, with the learning rate and the target network of its authors.
+
+`--config.data.path` names the episodes; docs/offline.md says how they are recorded.
+
+Source: Liu et al. 2023, arXiv:2210.05980; see `configs/rosmo_catch.py` for what differs.
+"""
 
 import ml_collections
 
@@ -9,7 +14,9 @@ def get_config() -> ml_collections.ConfigDict:
     config = rosmo_catch.get_config()
     config.name = "rosmo_cartpole"
     config.env.id = "CartPole-v1"
-    config.total_updates = 1_000
+    config.total_updates = 800
     config.agent.unroll_steps = 5
     config.agent.n_steps = 5
+    config.agent.target_period = 200
+    config.agent.optimizer.learning_rate = 7e-4
     return config

@@ -21,6 +21,7 @@ from podrl.networks.policies import policy_head
 from podrl.types import PyTree
 
 _EPSILON = 1e-5
+_POLICY_SCALE = 0.1  # Of the head's first weights. Latent states are small, so a new policy is nearly uniform.
 
 
 class VectorRepresentation(nn.Module):
@@ -69,7 +70,7 @@ class VectorPrediction(nn.Module):
         layer = nn.Dense(latent.shape[-1], dtype=self.dtype, kernel_init=RELU_INIT, name="hidden")
         features = nn.relu(layer(latent)).astype(jnp.float32)
         return ModelOutput(
-            policy=policy_head(self, features, self.num_actions),
+            policy=policy_head(self, features, self.num_actions, scale=_POLICY_SCALE),
             value=_numbers_head(self.num_bins, "value")(features),
             reward=_numbers_head(self.num_bins, "reward")(features),
         )
@@ -145,7 +146,7 @@ class ImagePrediction(nn.Module):
             for rows, name in ((deep, "policy"), (deep, "value"), (x, "reward"))
         )
         return ModelOutput(
-            policy=policy_head(self, policy, self.num_actions),
+            policy=policy_head(self, policy, self.num_actions, scale=_POLICY_SCALE),
             value=_numbers_head(self.num_bins, "value")(value),
             reward=_numbers_head(self.num_bins, "reward")(reward),
         )

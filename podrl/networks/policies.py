@@ -34,7 +34,9 @@ def num_free(config: NetworkConfig, actions: ActionSpace) -> int:
     return actions.size
 
 
-def policy_head(module: nn.Module, features: jax.Array, num_params: int, free: int = 0) -> jax.Array:
+def policy_head(
+    module: nn.Module, features: jax.Array, num_params: int, free: int = 0, *, scale: float = 0.01
+) -> jax.Array:
     """Computes the parameters of a policy, inside a module: features [..., F] -> [..., num_params].
 
     Small weights give nearly equal logits, or means near zero: a new policy acts at random, whatever the encoder's
@@ -45,8 +47,9 @@ def policy_head(module: nn.Module, features: jax.Array, num_params: int, free: i
         features: [..., F].
         num_params: How many parameters the policy has.
         free: How many of these, the last ones, do not depend on the features.
+        scale: The scale of the weights.
     """
-    init = nn.initializers.orthogonal(0.01)
+    init = nn.initializers.orthogonal(scale)
     policy = nn.Dense(num_params - free, kernel_init=init, name="policy")(features)
     if not free:
         return policy

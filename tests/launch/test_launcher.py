@@ -47,7 +47,7 @@ def data_of(tmp_path_factory):
 def test_the_parts_of_every_config_fit_together(name, data_of):
     skip_without_library(name)
     config = load_config(ROOT / f"configs/{name}.py")
-    if config.data.path:
+    if config.total_updates:  # It learns from a data set.
         config.data.path = data_of(load_config(ROOT / f"configs/{name}.py"))
     parts = assemble(resolve(config), jax.devices()[:1])
     assert jax.tree.leaves(parts.state_shape.params)
