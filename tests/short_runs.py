@@ -150,7 +150,8 @@ def _what_is_compiled(parts: Assembly) -> str:
     ):  # The environment is not in the program, nor when it returns.
         shape, fixed = parts.config.env, {"checkpoint": CheckpointConfig(), "log": LogConfig(), "name": "run"}
         env = dataclasses.replace(shape, id="any", options={}, wrappers=(), workers=0)
-        config = dataclasses.replace(config, env=env, **fixed)
+        data = dataclasses.replace(config.data, prefetch=1)
+        config = dataclasses.replace(config, env=env, data=data, **fixed)
     return repr((config, parts.spec, [device.id for device in parts.topology.mesh.devices.flat]))
 
 
