@@ -15,6 +15,7 @@ from configs import common
 def get_config() -> ml_collections.ConfigDict:
     config = common.make_config("rosmo_atari", "Pong-v5", total_env_steps=0)
     config.total_updates = 20_000
+    config.data.path = "runs/pong-data"
     config.data.batch = 512
     config.data.learner_steps = 10
     config.env.options = common.atari_options()

@@ -14,9 +14,9 @@ def get_config() -> ml_collections.ConfigDict:
     config = rosmo_catch.get_config()
     config.name = "rosmo_cartpole"
     config.env.id = "CartPole-v1"
+    config.data.path = "runs/cartpole-data"
     config.total_updates = 800
-    config.agent.unroll_steps = 5
-    config.agent.n_steps = 5
-    config.agent.target_period = 200
-    config.agent.optimizer.learning_rate = 7e-4
+    for key in ("unroll_steps", "n_steps", "target_period"):
+        del config.agent[key]
+    del config.agent.optimizer["learning_rate"]
     return config

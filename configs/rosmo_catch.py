@@ -16,6 +16,7 @@ from configs import common
 def get_config() -> ml_collections.ConfigDict:
     config = common.make_config("rosmo_catch", "Catch-v0", total_env_steps=0)
     config.total_updates = 500
+    config.data.path = "runs/catch-data"
     config.data.batch = 128
     config.data.learner_steps = 10
     config.network.hidden_sizes = (64, 64)
