@@ -39,6 +39,7 @@ from podrl.learning.seeds import SeedsLearner, check_seeds
 from podrl.learning.sharding import make_split_networks
 from podrl.loops import anakin, offline, sebulba
 from podrl.loops.interface import Assembly, Hooks, Outcome, SeedRun, Services
+from podrl.loops.recorded_start import check_same_data
 from podrl.mesh import ShardingRule, Topology, make_topology
 from podrl.networks.available import make_networks
 from podrl.networks.interface import Networks
@@ -242,6 +243,7 @@ def assemble_job(config: Config, job: Job, on_stall: Callable[[], None]) -> Asse
     with Watchdog(config.watchdog_s, on_stall=on_stall) as watchdog:  # An environment may hang in its constructor.
         make = functools.partial(assemble, config, watching=watchdog.during)
         assembly = together(job, "parts of the run", make, config.actors.timeout_s)
+        check_same_data(assembly, job)
         parts = (assembly.config, assembly.source, assembly.spec)
         can_end = functools.partial(check_evaluation, *parts, watching=watchdog.during)
         from_first(job, "evaluation", can_end, timeout_s=config.patience_s)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from podrl.agents.parts.frozen_statistics import freeze_statistics
-from podrl.config.config import ConfigError
+from podrl.config.config import MISTAKE, ConfigError
 from podrl.data.manifest import DataError
 from podrl.data.statistics import data_statistics
 from podrl.data.trees import from_columns
@@ -20,6 +20,24 @@ from podrl.runtime.job.agreement import from_first, together
 from podrl.runtime.job.job import Job
 from podrl.runtime.ledger import Ledger
 from podrl.types import Snapshot
+
+
+def check_same_data(assembly: Assembly, job: Job) -> None:
+    """Checks that all processes have opened the same data set.
+
+    Raises:
+        ConfigError: On all processes, if one has other rows than the first.
+    """
+    if assembly.recorded is None:
+        return
+    config, hashes = assembly.config, job.exchange("data set", assembly.recorded.data.hash, assembly.config.patience_s)
+    other = next((process for process, found in enumerate(hashes) if found != hashes[0]), 0)
+    if other:
+        job.leave(MISTAKE)
+        raise ConfigError(
+            f"data.path={config.data.path} has other rows on {job.name_of(other)} than on {job.name_of(0)}: the hashes "
+            f"are {hashes[other]} and {hashes[0]}. Give all processes the same data set, one that no longer grows."
+        )
 
 
 def open_samples(assembly: Assembly, start: Snapshot | None, hooks: Hooks, services: Services, job: Job) -> Feed:
