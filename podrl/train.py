@@ -131,7 +131,7 @@ def train(
     """
     start_s = time.perf_counter()
     place = absolute_workdir(workdir or default_folder(config.name))  # Before any environment can change the folder.
-    config = with_smoke_data(config, place, job)
+    config = with_smoke_data(config.with_absolute_data(), place, job)
     recorded = absolute_path(config.record.path)
     on_stall = functools.partial(tell_of_stall, job, config.watchdog_s)
     assembly = assemble_job(config, job, on_stall)
@@ -140,7 +140,8 @@ def train(
     with contextlib.ExitStack() as stack:
         guard = stack.enter_context(FolderGuard(stop_code))
         accepting = functools.partial(open_folder, accept_changes=accept_changes, start_anew=start_anew)
-        open_one = functools.partial(accepting, job=job, env_before=assembly.spec.env_before)
+        data_hash = assembly.recorded.data.hash if assembly.recorded else ""
+        open_one = functools.partial(accepting, job=job, env_before=assembly.spec.env_before, data_hash=data_hash)
         whole = Place(*open_one(assembly.asked, place, guard, is_new=not workdir), guard)
         places = open_places(stack, assembly.asked, whole, open_one, stop_code)
         instruments = stack.enter_context(open_instruments(assembly, whole.folder, job, on_stall, profile=profile))
@@ -152,7 +153,7 @@ def train(
         begin = starts[0].counters if starts[0] else Counters()
         assembly = resume_at(assembly, begin)
         profiler.last_update = last_update(assembly.config, begin)
-        manifest = make_manifest(assembly.config, assembly.topology, argv, job.hosts)
+        manifest = make_manifest(assembly.config, assembly.topology, argv, job.hosts, data_hash=data_hash)
         stop, vote = make_stop(job, assembly.topology.learner, stop_code)
         seeds = open_seeds(
             *(stack, assembly, whole, places),

@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any
 
 from podrl.config.data import DataConfig
+from podrl.config.paths import absolute
 from podrl.config.progress import CheckpointConfig, EvaluateConfig, LogConfig
 from podrl.config.ranges import LONGEST_S, SIZE, check_values, choice, number, text
 from podrl.config.record import RecordConfig
@@ -103,6 +104,11 @@ class Config:
         alone = dataclasses.replace(self.topology, seeds=1)
         seeds = range(self.seed, self.seed + self.topology.seeds)
         return [dataclasses.replace(self, seed=seed, topology=alone) for seed in seeds]
+
+    def with_absolute_data(self) -> "Config":
+        """The same with the absolute path of its data set, so that it means the same in every working folder."""
+        path = absolute(self.data.path) if self.data.path else ""
+        return dataclasses.replace(self, data=dataclasses.replace(self.data, path=path))
 
     @property
     def is_offline(self) -> bool:

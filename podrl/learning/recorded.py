@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import math
-from pathlib import Path
 
 from flax import struct
 import jax
@@ -17,6 +16,7 @@ import numpy as np
 
 from podrl.agents.parts.interface import Agent
 from podrl.config.config import Config, ConfigError, check
+from podrl.config.paths import absolute_path
 from podrl.data.data_set import DataSet, check_suits, open_data
 from podrl.data.gathering import HeldRows, gather_samples
 from podrl.data.manifest import DataError
@@ -91,7 +91,7 @@ def open_recorded(path: str) -> DataSet | None:
     if not path:
         return None
     try:
-        return open_data(Path(path).absolute())
+        return open_data(absolute_path(path))
     except (DataError, ConfigError) as error:
         raise ConfigError(f"data.path: {error}") from None
 
