@@ -91,6 +91,12 @@ class Config:
         self.topology.check_seed(self.seed)
         self.replay.check_agent(self.agent.name, self.agent.update_shape)
         self.data.check_run(self)
+        learns_rewards = "discount" in {field.name for field in dataclasses.fields(self.agent)}
+        check(
+            learns_rewards or not self.network.normalize_rewards,
+            f"network.normalize_rewards=True with agent.name={shown(self.agent.name)}, which learns from no rewards. "
+            "Leave it at False.",
+        )
         check(
             self.watchdog_s > self.actors.timeout_s,
             f"watchdog_s={self.watchdog_s:g} must be longer than actors.timeout_s={self.actors.timeout_s:g} (seconds).",
