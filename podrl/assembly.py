@@ -74,7 +74,8 @@ def assemble(
     Raises:
         ConfigError: if they do not fit.
     """
-    data = open_recorded(config.data.path)
+    with watching(f"data.path={config.data.path!r}, which it opens"):
+        data = open_recorded(config.data.path)
     with watching(f"env.id={config.env.id!r} in its module, constructor, or first reset or step"):
         asked, source, spec = load_environment(config, jax.process_index())
     topology = make_topology(asked.topology, devices, acts=not asked.is_offline)
@@ -199,7 +200,6 @@ def make_wrapped_agent(config: Config, networks: Networks, spec: EnvSpec, begun:
         ConfigError: if the environment's observations have no scale.
     """
     begun = begun or Counters()
-    num_updates, ahead = last_update(config, begun), updates_ahead(config, begun)
     replays = config.agent.update_shape.sequences is not None and not config.is_offline
     own = {"group_size": config.actors.num_envs // num_groups(config)} if replays else {}
     agent = load_agent(config.agent.name).make_agent(
@@ -207,8 +207,8 @@ def make_wrapped_agent(config: Config, networks: Networks, spec: EnvSpec, begun:
         networks=networks,
         spec=spec,
         num_envs=config.actors.num_envs,
-        num_updates=num_updates,
-        ahead=ahead,
+        num_updates=last_update(config, begun),
+        ahead=updates_ahead(config, begun),
         partition=partition_of(config),
         **own,
     )

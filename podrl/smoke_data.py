@@ -1,6 +1,6 @@
 """The data set of a run's smoke form: a few episodes of random actions, where the config names none that is there."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 from pathlib import Path
 
@@ -20,12 +20,16 @@ from podrl.evaluation.episodes import numbers_of_evaluation
 from podrl.recording import RANDOM
 from podrl.runtime.job.agreement import from_first
 from podrl.runtime.job.job import Job
+from podrl.runtime.ledger import Ledger
+from podrl.runtime.watchdog import Watchdog, Watched
 
 SUFFIX = "-smoke-data"  # Behind the run's folder.
 _NUM_ENVS = 4
 
 
-def with_smoke_data(config: Config, workdir: str, job: Job, *, steps: int = 2000) -> Config:
+def with_smoke_data(
+    config: Config, workdir: str, job: Job, *, steps: int = 2000, on_stall: Callable[[], None] = lambda: None
+) -> Config:
     """Returns a smoke run's config with a data set, which the first process records if there is none.
 
     Other configs are returned as they are.
@@ -35,6 +39,7 @@ def with_smoke_data(config: Config, workdir: str, job: Job, *, steps: int = 2000
         workdir: The run's folder, beside which the data set is.
         job: All processes.
         steps: Env steps to record, at least.
+        on_stall: Called before a process ends whose environment stands still for `watchdog_s`.
 
     Raises:
         ConfigError: If the environment does not fit, or cannot be played.
@@ -49,14 +54,18 @@ def with_smoke_data(config: Config, workdir: str, job: Job, *, steps: int = 2000
             return path
         folder = Path(f"{workdir}{SUFFIX}").absolute()
         logging.info("--smoke: records %s steps of random actions in %s.", f"{steps:,}", folder)
-        _record(config, folder, steps)
+        ledger = Ledger("smoke data", ("env",))
+        doing = f"the main thread records steps of {config.env.id} in {folder}"
+        with Watchdog(config.watchdog_s, on_stall=on_stall) as watchdog:
+            watchdog.watch(Watched(ledger=ledger, doing=lambda: doing, is_alive=lambda: True))
+            _record(config, folder, steps, ledger)
         return str(folder)
 
     path = from_first(job, "smoke data", record, config.watchdog_s)
     return dataclasses.replace(config, data=dataclasses.replace(config.data, path=path))
 
 
-def _record(config: Config, folder: Path, steps: int) -> None:
+def _record(config: Config, folder: Path, steps: int, ledger: Ledger) -> None:
     (number,) = numbers_of_evaluation(config, 1, beside_run=True)
     config, source, _ = load_environment(config, number)
     protocol = evaluation_protocol(source, config.env, env_number=number)
@@ -65,6 +74,10 @@ def _record(config: Config, folder: Path, steps: int) -> None:
     def open_pool(seeds: Sequence[int]) -> Pool:
         numbers = range(number, number + len(seeds))
         return make_pool(source, protocol.env, seeds=seeds, env_numbers=numbers, num_threads=1)
+
+    def beat(episodes: int, step: int) -> None:
+        with ledger.spend("env"):  # Shows the watchdog that there is progress.
+            pass
 
     with DataWriter(folder, DataSpec(env=spec, settings=to_plain(dataclasses.asdict(protocol.env)))) as writer:
         if writer.begin({"policy": RANDOM, "steps": steps, "seed": config.seed}) is None:
@@ -77,6 +90,6 @@ def _record(config: Config, folder: Path, steps: int) -> None:
             seed=config.seed,
             stream=0,
             emit=writer.add,
-            show_progress=EndlessGuard(protocol, lambda episodes, step: None),
+            show_progress=EndlessGuard(protocol, beat),
         )
         writer.end()

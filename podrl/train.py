@@ -131,9 +131,9 @@ def train(
     """
     start_s = time.perf_counter()
     place = absolute_workdir(workdir or default_folder(config.name))  # Before any environment can change the folder.
-    config = with_smoke_data(config.with_absolute_data(), place, job)
-    recorded = absolute_path(config.record.path)
     on_stall = functools.partial(tell_of_stall, job, config.watchdog_s)
+    config = with_smoke_data(config.with_absolute_data(), place, job, on_stall=on_stall)
+    recorded = absolute_path(config.record.path)
     assembly = assemble_job(config, job, on_stall)
     # Hosts may differ in how long they take to restore; one that is lost meanwhile is missed at once.
     share = functools.partial(job.exchange, "state of the run", timeout_s=max(config.patience_s, config.watchdog_s))

@@ -51,9 +51,10 @@ def open_samples(assembly: Assembly, start: Snapshot | None, hooks: Hooks, servi
     parts = (assembly.config, recorded_of(assembly), assembly.layout, assembly.topology)
 
     def read() -> Feed:
-        return open_feed(*parts, update=update, beat=lambda: _beat(services.ledger))
+        with services.ledger.spend("read"):
+            return open_feed(*parts, update=update, beat=lambda: _beat(services.ledger))
 
-    with services.ledger.spend("wait_data"):
+    with services.ledger.spend("wait_data"):  # For other processes; what this one reads is watched.
         return together(job, "rows of the data set", read, COMPILE_S)
 
 
@@ -71,9 +72,10 @@ def observe_data(assembly: Assembly, start: Snapshot, hooks: Hooks, services: Se
     hooks.show_phase("statistics of the data set")
 
     def compute() -> dict[str, Any]:
-        discount = getattr(assembly.config.agent, "discount", 0.0)
+        discount = assembly.config.agent.discount if network.normalize_rewards else 0.0
         try:
-            columns, returns = data_statistics(data, discount, beat=lambda: _beat(services.ledger))
+            with services.ledger.spend("read"):
+                columns, returns = data_statistics(data, discount, beat=lambda: _beat(services.ledger))
         except DataError as error:
             raise ConfigError(f"data.path: {error}") from None
         return {
@@ -115,5 +117,5 @@ def _to_statistics(found: Mapping[str, Any], count: int) -> tuple[Statistics, St
 
 def _beat(ledger: Ledger) -> None:
     """Shows the watchdog that there is progress."""
-    with ledger.spend("wait_data"):
+    with ledger.spend("read"):
         pass

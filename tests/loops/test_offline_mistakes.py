@@ -3,22 +3,72 @@
 import dataclasses
 import json
 import os
+import pydoc
+import threading
 
 import jax
 import pytest
+from tensorboardX.proto.event_pb2 import SessionLog
 
 from podrl import train
 from podrl.assembly import assemble
 from podrl.config.config import ConfigError
+from podrl.data.reader import HostSampler
 from podrl.loops.recorded_start import check_same_data
 from tests.offline_runs import offline_config, write_pendulum
+from tests.processes import read_rows
+from tests.telemetry.test_writer import events_of
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
+SLOW = pytest.mark.slow  # There is a quicker test of its kind.
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_pendulum(tmp_path_factory.mktemp("data") / "set")
+
+
+class TestWatched:
+    """Whatever reads for a run from a data set is ended by the watchdog if it stands still."""
+
+    @pytest.mark.parametrize(
+        ("what", "settings"),
+        [
+            ("podrl.data.reader.HostSampler.load", {}),
+            ("podrl.learning.recorded.open_data", {}),
+            pytest.param(
+                *("podrl.loops.recorded_start.data_statistics", {"network__normalize_observations": True}), marks=SLOW
+            ),
+            pytest.param(*("podrl.smoke_data.load_environment", {"smoke": True, "data__path": "none"}), marks=SLOW),
+        ],
+    )
+    def test_a_read_that_hangs(self, data, tmp_path, monkeypatch, what, settings):
+        ended, real = threading.Event(), pydoc.locate(what)
+
+        def hang(*arguments, **named):
+            if not ended.is_set():
+                assert ended.wait(20), "the watchdog let it stand still"
+            return real(*arguments, **named)
+
+        monkeypatch.setattr("podrl.runtime.watchdog.leave", lambda code: ended.set())
+        monkeypatch.setattr(what, hang)
+        config = offline_config(data, watchdog_s=2.0, actors__timeout_s=1.0, **settings)
+        train.train(config, workdir=str(tmp_path / "run"))
+        assert ended.is_set()
+
+
+def test_a_resumed_run_keeps_its_points_in_tensorboard(data, tmp_path):
+    config = offline_config(data, log__tensorboard=True, checkpoint__every_updates=3)
+    train.train(config, workdir=str(tmp_path))
+    train.train(dataclasses.replace(config, total_updates=9), workdir=str(tmp_path), accept_changes=True)
+    *_, resumed = sorted((tmp_path / "tensorboard").iterdir())
+    start = [event for event in events_of(resumed) if event.session_log.status == SessionLog.START]
+    assert [event.step for event in start] == [7]  # From here on earlier points would be dropped.
+
+
+def test_normalized_rewards_of_an_agent_that_learns_from_none(data):
+    with pytest.raises(ConfigError, match=r"network\.normalize_rewards=True with agent\.name='bc'.*no rewards"):
+        offline_config(data, agent="bc", network__normalize_rewards=True)
 
 
 class TestOtherRowsAtTheSamePath:
@@ -89,3 +139,24 @@ def test_processes_compare_their_data_sets(data):
     with pytest.raises(ConfigError, match="has other rows on process 1 than on process 0: the hashes are abc and "):
         check_same_data(assembly, job)
     assert job.left == 2
+
+
+def test_a_run_that_is_stopped_while_it_waits_for_samples_saves_what_it_has(data, tmp_path, monkeypatch):
+    waits, released, samples = threading.Event(), threading.Event(), HostSampler.samples
+
+    def slow(self, update):
+        if update == 3:
+            waits.set()
+            released.wait(20)
+        return samples(self, update)
+
+    monkeypatch.setattr(HostSampler, "samples", slow)
+    monkeypatch.setattr("podrl.data.reader._JOIN_S", 0.1)
+    config = offline_config(data, log__every_updates=5)
+    stopped = train.train(config, workdir=str(tmp_path), stop_code=lambda: 75 if waits.is_set() else 0)
+    released.set()
+    assert (stopped.stop_code, stopped.counters.learner_steps) == (75, 3)
+    assert (tmp_path / "checkpoints/3").exists()
+    row = read_rows(tmp_path)[-1]
+    assert row["learner_steps"] == 3
+    assert row["fingerprint/batch"]
