@@ -13,7 +13,7 @@ from tensorboardX.proto.event_pb2 import SessionLog
 from podrl import train
 from podrl.assembly import assemble
 from podrl.config.config import ConfigError
-from podrl.data.reader import HostSampler
+from podrl.data.reader import HostSampler, SampleReader
 from podrl.loops.recorded_start import check_same_data
 from tests.offline_runs import offline_config, write_pendulum
 from tests.processes import read_rows
@@ -142,15 +142,21 @@ def test_processes_compare_their_data_sets(data):
 
 
 def test_a_run_that_is_stopped_while_it_waits_for_samples_saves_what_it_has(data, tmp_path, monkeypatch):
-    waits, released, samples = threading.Event(), threading.Event(), HostSampler.samples
+    waits, released = threading.Event(), threading.Event()
+    samples, take = HostSampler.samples, SampleReader.take
 
-    def slow(self, update):
+    def make_slowly(self, update):
         if update == 3:
-            waits.set()
             released.wait(20)
         return samples(self, update)
 
-    monkeypatch.setattr(HostSampler, "samples", slow)
+    def take_at_last(self, update, should_stop):
+        if update == 3:
+            waits.set()
+        return take(self, update, should_stop)
+
+    monkeypatch.setattr(HostSampler, "samples", make_slowly)
+    monkeypatch.setattr(SampleReader, "take", take_at_last)
     monkeypatch.setattr("podrl.data.reader._JOIN_S", 0.1)
     config = offline_config(data, log__every_updates=5)
     stopped = train.train(config, workdir=str(tmp_path), stop_code=lambda: 75 if waits.is_set() else 0)
