@@ -4,17 +4,22 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
+from absl import logging
 import numpy as np
 
 from podrl.agents.parts.frozen_statistics import freeze_statistics
 from podrl.config.config import MISTAKE, ConfigError
+from podrl.config.config_dict import differences, to_plain
+from podrl.data.fitting import FREE
 from podrl.data.manifest import DataError
 from podrl.data.statistics import data_statistics
 from podrl.data.trees import from_columns
+from podrl.envs.source import evaluation_protocol
 from podrl.learning.feed import Feed, open_feed
 from podrl.learning.recorded import Recorded
 from podrl.loops.bookkeeping import COMPILE_S
 from podrl.loops.interface import Assembly, Hooks, Services
+from podrl.mistakes import shorten
 from podrl.ops.statistics import Statistics, exact_statistics
 from podrl.runtime.job.agreement import from_first, together
 from podrl.runtime.job.job import Job
@@ -40,12 +45,30 @@ def check_same_data(assembly: Assembly, job: Job) -> None:
         )
 
 
+def warn_of_other_settings(assembly: Assembly) -> None:
+    """Warns in one line if a data set was recorded in another environment, or with other settings.
+
+    Its settings may be those of training or of evaluations.
+    """
+    config, data = assembly.config, recorded_of(assembly).data
+    found = {"id": data.spec.env.id} | dict(data.spec.settings)
+    protocol = evaluation_protocol(assembly.source, config.env)
+    ours = [to_plain(dataclasses.asdict(env)) for env in (config.env, protocol.env)]
+    others = [differences(found, {name: value for name, value in each.items() if name in found}) for each in ours]
+    keys = [key for key in others[0] if key in others[1] and key.partition(".")[0] not in FREE]
+    if keys:
+        said = [f"env.{key} was {others[0][key][0]}, is {others[0][key][1]}" for key in keys]
+        logging.warning("data.path=%s was recorded in another environment: %s.", config.data.path, shorten(said))
+
+
 def open_samples(assembly: Assembly, start: Snapshot | None, hooks: Hooks, services: Services, job: Job) -> Feed:
     """Reads the rows that the first update needs, before anything is compiled; every process its own.
 
     Raises:
         ConfigError: On all processes, if a shard is damaged on one of them.
     """
+    if job.process_index == 0:
+        warn_of_other_settings(assembly)
     hooks.show_phase("reading the data set")
     update = start.counters.learner_steps if start else 0
     parts = (assembly.config, recorded_of(assembly), assembly.layout, assembly.topology)
