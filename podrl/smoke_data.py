@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import os
 from pathlib import Path
+import tempfile
 
 from absl import logging
 
-from podrl.config.config import Config
+from podrl.config.config import Config, check
 from podrl.config.config_dict import to_plain
 from podrl.config.env_numbers import with_number
-from podrl.data.manifest import DATA_MANIFEST, DataSpec
+from podrl.data.manifest import DATA_MANIFEST, DataSpec, hash_text
 from podrl.data.playing import play_whole_episodes, uniform_policy
 from podrl.data.writer import DataWriter
 from podrl.envs.loading import load_environment
@@ -36,7 +38,7 @@ def with_smoke_data(
 
     Args:
         config: The run's config.
-        workdir: The run's folder, beside which the data set is.
+        workdir: The run's folder, beside which the data set is; a temporary folder has that of one in an object store.
         job: All processes.
         steps: Env steps to record, at least.
         on_stall: Called before a process ends whose environment stands still for `watchdog_s`.
@@ -52,7 +54,9 @@ def with_smoke_data(
         path = config.data.path
         if path and (Path(path) / DATA_MANIFEST).exists():
             return path
-        folder = Path(f"{workdir}{SUFFIX}").absolute()
+        if path:
+            logging.warning("--smoke: data.path=%s is no data set; random actions take its place.", path)
+        folder = _folder(workdir, job)
         logging.info("--smoke: records %s steps of random actions in %s.", f"{steps:,}", folder)
         ledger = Ledger("smoke data", ("env",))
         doing = f"the main thread records steps of {config.env.id} in {folder}"
@@ -63,6 +67,18 @@ def with_smoke_data(
 
     path = from_first(job, "smoke data", record, config.watchdog_s)
     return dataclasses.replace(config, data=dataclasses.replace(config.data, path=path))
+
+
+def _folder(workdir: str, job: Job) -> Path:
+    """Returns where the data set is: beside the run's folder, or on this machine if that is in an object store."""
+    if "://" not in workdir:
+        return Path(f"{workdir}{SUFFIX}").absolute()
+    check(
+        job.process_count == 1,
+        f"--smoke with --workdir={workdir}: the data set that it records would not be on all hosts. Set data.path to "
+        "one that they have, or use a workdir on a file system that they share.",
+    )
+    return Path(tempfile.gettempdir(), f"podrl-{os.getuid()}-{hash_text(workdir.encode())}{SUFFIX}")
 
 
 def _record(config: Config, folder: Path, steps: int, ledger: Ledger) -> None:
