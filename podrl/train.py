@@ -140,8 +140,8 @@ def train(
     with contextlib.ExitStack() as stack:
         guard = stack.enter_context(FolderGuard(stop_code))
         accepting = functools.partial(open_folder, accept_changes=accept_changes, start_anew=start_anew)
-        data_hash = assembly.recorded.data.hash if assembly.recorded else ""
-        open_one = functools.partial(accepting, job=job, env_before=assembly.spec.env_before, data_hash=data_hash)
+        before, data_hash = assembly.spec.env_before, assembly.data_hash
+        open_one = functools.partial(accepting, job=job, env_before=before, data_hash=data_hash)
         whole = Place(*open_one(assembly.asked, place, guard, is_new=not workdir), guard)
         places = open_places(stack, assembly.asked, whole, open_one, stop_code)
         instruments = stack.enter_context(open_instruments(assembly, whole.folder, job, on_stall, profile=profile))
@@ -238,7 +238,8 @@ def _exit_code(code: int, job: Job, error: Exception | None = None) -> int:
     That is a thread, a device, or the writes of a failed save: Orbax abandons these, and each would print an error
     of its own while Python shuts down.
     """
-    stuck = code == STALLED or any(thread.name.startswith(("actor ", "evaluator")) for thread in threading.enumerate())
+    names = ("actor ", "evaluator", "data-reader", "recorder")  # Threads of a run, by how their names begin.
+    stuck = code == STALLED or any(thread.name.startswith(names) for thread in threading.enumerate())
     waits = error and (job.process_count > 1 or explain_limit(error))  # For devices, or threads never started.
     if stuck or waits or isinstance(error, CheckpointError | FolderLostError):
         leave(code)

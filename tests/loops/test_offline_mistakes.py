@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from pathlib import Path
 import pydoc
 import threading
 
@@ -14,9 +15,11 @@ from podrl import train
 from podrl.assembly import assemble
 from podrl.config.config import ConfigError
 from podrl.data.reader import HostSampler, SampleReader
-from podrl.loops.recorded_start import check_same_data
+from podrl.loops.recorded_start import check_same_data, warn_of_other_settings
+from podrl.runtime.job.job import ALONE
+from podrl.smoke_data import with_smoke_data
 from tests.offline_runs import offline_config, write_pendulum
-from tests.processes import read_rows
+from tests.processes import ROOT, launch, read_rows
 from tests.telemetry.test_writer import events_of
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -122,6 +125,8 @@ class Processes:
 
     other: str
     left: int = -1
+    process_index: int = 0
+    process_count: int = 2
 
     def exchange(self, name, value, timeout_s):
         return [value, self.other or value]
@@ -166,3 +171,80 @@ def test_a_run_that_is_stopped_while_it_waits_for_samples_saves_what_it_has(data
     row = read_rows(tmp_path)[-1]
     assert row["learner_steps"] == 3
     assert row["fingerprint/batch"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "recorded", "said"),
+    [
+        ({}, {}, ""),
+        ({}, {"id": "Pendulum-v1", "workers": 5}, ""),
+        ({"env__max_episode_steps": 50}, {"max_episode_steps": 7}, "env.max_episode_steps was 7, is 50"),
+        ({}, {"options": {"g": 9.0}}, "env.options.g was 9.0, is not there"),
+        ({}, {"id": "Pendulum-v0"}, "env.id was Pendulum-v0, is Pendulum-v1"),
+    ],
+)
+def test_a_set_of_another_environment_is_warned_of_in_one_line(data, caplog, settings, recorded, said):
+    assembly = assemble(offline_config(data))
+    section = {key.removeprefix("env__"): value for key, value in settings.items()}
+    env = dataclasses.replace(assembly.config.env, **section)
+    spec = dataclasses.replace(assembly.recorded.data.spec, settings=recorded)
+    rows = dataclasses.replace(assembly.recorded.data, spec=spec)
+    warn_of_other_settings(
+        dataclasses.replace(
+            assembly,
+            config=dataclasses.replace(assembly.config, env=env),
+            recorded=dataclasses.replace(assembly.recorded, data=rows),
+        )
+    )
+    assert [record.getMessage() for record in caplog.records if "another environment" in record.getMessage()] == (
+        [f"data.path={data} was recorded in another environment: {said}."] if said else []
+    )
+
+
+class TestSmokeData:
+    def config(self, path):
+        return offline_config(path, smoke=True)
+
+    def test_a_path_that_is_no_data_set_is_a_warning_that_names_it(self, tmp_path, caplog):
+        path = with_smoke_data(self.config("mistyped"), str(tmp_path / "run"), ALONE, steps=1).data.path
+        (said,) = [record for record in caplog.records if "mistyped" in record.getMessage()]
+        assert said.levelname == "WARNING"
+        assert path == str(tmp_path / "run-smoke-data")
+
+    def test_a_workdir_in_an_object_store(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        config, workdir = self.config("none"), "gs://bucket/run"
+        path, again = (with_smoke_data(config, workdir, ALONE, steps=1).data.path for _ in range(2))
+        assert path == again
+        assert Path(path).parent == tmp_path
+        assert (Path(path) / "manifest.json").exists()
+        with pytest.raises(ConfigError, match="--smoke with --workdir=gs://bucket/run: the data set that it records"):
+            with_smoke_data(config, workdir, Processes(""), steps=1)
+
+
+@pytest.mark.parametrize("name", ["data-reader", "recorder"])
+def test_a_thread_that_is_stuck_does_not_hold_up_the_exit(monkeypatch, name):
+    left, ended = [], threading.Event()
+    monkeypatch.setattr(train, "leave", left.append)
+    thread = threading.Thread(target=ended.wait, args=(20,), name=name, daemon=True)
+    thread.start()
+    assert train._exit_code(1, ALONE) == 1
+    ended.set()
+    thread.join()
+    assert left == [1]
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [
+        ("benchmark", ()),
+        pytest.param("plan", ("--topology", "this"), marks=SLOW),
+        pytest.param("scaling_study", ("--workdir", "study", "--processes", "1", "--seconds", "30"), marks=SLOW),
+    ],
+)
+def test_a_tool_for_other_runs_says_so(tmp_path, tool, arguments):
+    config = ("--config", ROOT / "configs/td3_hopper.py", "--config.data.path=x", "--config.total_updates=9")
+    result = launch(*config, *arguments, cwd=tmp_path, program=ROOT / f"tools/{tool}.py")
+    assert result.returncode == 2
+    (line,) = [line for line in result.stderr.splitlines() if line.strip()]
+    assert "is for runs that make experience of their own, and this one learns from a data set" in line
