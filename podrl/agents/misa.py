@@ -83,7 +83,8 @@ class AgentConfig:
         action_samples: Actions of the policy, and samples of a chain, for each state.
         hmc_burn_in: Steps of a chain that are left out.
         hmc_leapfrog_steps: Leapfrog steps in a step of a chain, a gradient of the critics each.
-        hmc_step_size: The first size of leapfrog steps, in units of the policy's scale.
+        hmc_step_size: The first of the largest sizes of leapfrog steps, in units of the policy's scale. Each step of a
+            chain draws its size, between half of the largest and all of it.
         hmc_acceptance: The share of steps to accept, for which the step size is adapted in each call of `learn`.
         max_action: Recorded actions are clipped to [-max_action, max_action] where their likelihood is taken.
     """

@@ -250,14 +250,13 @@ def test_neither_the_place_in_a_batch_nor_its_parts_matter(bound):
 
 
 def test_the_step_size_is_adapted_from_call_to_call():
-    agent = make_toy_agent(hmc_step_size=8.0)
-    learn, state = jax.jit(agent.learn), agent.init(jax.random.key(0))
-    for call in range(150):
+    agent = make_toy_agent(hmc_step_size=0.1, hmc_acceptance=0.8)
+    learn, state, expected = jax.jit(agent.learn), agent.init(jax.random.key(0)), 0.1
+    for call in range(4):
         state, metrics, _ = learn(state, Batch(recorded={"data": recorded(call)}))
-        if call == 0:
-            assert float(metrics["policy/hmc_step_size"]) == 8
-            assert float(metrics["policy/hmc_acceptance"]) < 0.2
-    assert 0.4 < float(metrics["policy/hmc_acceptance"]) < 0.95
+        assert float(metrics["policy/hmc_step_size"]) == pytest.approx(expected)
+        expected *= np.exp(0.05 * (float(metrics["policy/hmc_acceptance"]) - 0.8))
+    assert 0.102 < expected < 0.105
     assert learn._cache_size() == 1
 
 
