@@ -59,7 +59,7 @@ class AgentConfig:
         target_noise: Standard deviation of the noise of the targets' actions.
         max_target_noise: That noise is clipped to [-max_target_noise, max_target_noise].
         behaviour_alpha: TD3+BC's alpha: the weight of values, in units of their mean size, beside the squared distance
-            to the recorded action. 0 leaves the distance out, as TD3 does.
+            to the recorded action. A value near 0 is cloning; 0 itself leaves the distance out and is TD3.
         random_steps: Env steps of the whole job before the policy acts; the actions until then are uniform.
         reward_scale: Rewards are multiplied by it.
     """

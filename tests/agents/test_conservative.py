@@ -8,11 +8,13 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
+from configs import cql
 from podrl.agents.parts.conservative import conservative_gaps, propose_actions
 from podrl.agents.parts.interface import Batch, Partition
 from podrl.agents.parts.recorded import REBALANCED, UNIFORM
 from podrl.agents.r2d2 import AgentConfig as DiscreteConfig
 from podrl.agents.sac import AgentConfig, make_agent, sac_targets
+from podrl.assembly import resolve
 from tests.agents import test_r2d2
 from tests.agents.test_sac import SIZE, SPEC, asked, paper_values, plain, random_sample, toy_networks
 
@@ -31,6 +33,14 @@ def params_of(networks):
     """With a policy that is nowhere near the edge of the range."""
     policy = jax.tree.map(lambda x: 0.1 * x, networks.policy.init(None)["policy"])
     return {"policy": policy, **networks.critic.init(None)}
+
+
+def test_the_config_weighs_the_term_as_the_authors_do_and_learns_the_temperature_like_the_policy():
+    """Their weight of 5 stands beside the whole squared error."""
+    agent = resolve(cql.get_config()).agent
+    assert agent.conservative_weight == 5 / 2
+    assert agent.temperature_optimizer == agent.optimizer
+    assert agent.critic_optimizer == dataclasses.replace(agent.optimizer, learning_rate=3e-4)
 
 
 def both(uniform, rebalanced):
