@@ -13,7 +13,8 @@ chains that start at the recorded actions (`podrl.agents.parts.tilted`). The bou
 the gap, and `ba` has no gap. Targets have no entropy. The temperature is learned as in SAC.
 
 Other algorithms are special cases. `tilted` without the policy's costs is conservative Q-learning with the policy as
-its prior. `ba` clones the data beside maximising values, as TD3+BC does, and with `value_weight=0` does nothing else.
+its prior. `ba` clones the data beside maximising values, as TD3+BC does. With `value_weight=0` the second line is left
+out, entropy and all, and `ba` is behavioural cloning.
 
 Source: Ma et al. 2022, arXiv:2210.07484, section 4; the numbers are those of their code.
 """
@@ -79,7 +80,8 @@ class AgentConfig:
         policy_information_cost: Weight of the log-likelihood of recorded actions in the policy's loss.
         tilted_cost: Weight of the log-likelihood of tilted samples in the policy's loss; `tilted` only. With 0 no
             chains run, which take most gradients of a call of `learn`.
-        value_weight: Weight of the value in the policy's loss; 0 clones the data's behaviour.
+        value_weight: Weight of the value in the policy's loss. 0 leaves out the entropy too, and clones the data's
+            behaviour.
         action_samples: Actions of the policy, and samples of a chain, for each state.
         hmc_burn_in: Steps of a chain that are left out.
         hmc_leapfrog_steps: Leapfrog steps in a step of a chain, a gradient of the critics each.
@@ -238,8 +240,9 @@ def misa_policy_loss(
     action, log_prob = jax.vmap(policy.sample_and_log_prob)(noise_keys(action_key, trajectory), output)
     values = jnp.min(networks.values_at(params, trajectory, 0, action), axis=-1)
     recorded = policy.log_prob(output, jnp.clip(trajectory.action, -config.max_action, config.max_action))
-    loss = jnp.exp(extra["log_temperature"]) * log_prob - config.value_weight * values
-    loss = loss - config.policy_information_cost * recorded
+    loss = -config.policy_information_cost * recorded
+    if config.value_weight:
+        loss = loss + jnp.exp(extra["log_temperature"]) * log_prob - config.value_weight * values
     told = {"policy/entropy": -log_prob, "policy/recorded_log_prob": recorded, "value/policy": values}
     if not config.runs_chains:
         return loss, told
