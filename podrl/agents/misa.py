@@ -32,7 +32,7 @@ from podrl.agents.parts.critic_steps import (
     bootstrap,
     noise_keys,
     take_critic_step,
-    take_policy_step,
+    take_step,
     total_metrics,
 )
 from podrl.agents.parts.information import BOUNDS, information_term
@@ -200,7 +200,7 @@ def _make_learn(
         state, critic_metrics, priority = take_critic_step(
             own, critic_optimizer, state, sample, targets_of, partition, term
         )
-        state, metrics = take_policy_step(own, optimizer, state, improvement, policy_loss, partition)
+        state, metrics = take_step(own, optimizer, state, improvement, policy_loss, partition, part="policy")
         target = optax.incremental_update(state.params["critic"], state.extra["target"]["critic"], config.target_rate)
         is_any = jnp.any(improvement.trajectory.is_transition)
         excess = jnp.where(is_any, metrics["policy/entropy"] - config.target_entropy * own.size, 0.0)

@@ -25,7 +25,7 @@ from podrl.agents.parts.critic_steps import (
     bootstrap,
     noise_keys,
     take_critic_step,
-    take_policy_step,
+    take_step,
     total_metrics,
 )
 from podrl.agents.parts.interface import Agent, Batch, Partition, UpdateShape
@@ -156,7 +156,7 @@ def _make_learn(
 
         def move_policy(state: LearnerState) -> tuple[LearnerState, Metrics]:
             constrained = stay_near_recorded(config.behaviour_alpha, own, state.params, improvement, policy_loss)
-            state, metrics = take_policy_step(own, optimizer, state, improvement, constrained, partition)
+            state, metrics = take_step(own, optimizer, state, improvement, constrained, partition, part="policy")
             target = optax.incremental_update(state.params, state.extra["target"], config.target_rate)
             return dataclasses.replace(state, extra={**state.extra, "target": target}), metrics
 
