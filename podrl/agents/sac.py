@@ -152,7 +152,8 @@ def _make_learn(
 
     def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, jax.Array]:
         sample, improvement = samples_of(batch)
-        key, target_key, policy_key, term_key = jax.random.split(state.key, 4)
+        key, target_key, policy_key = jax.random.split(state.key, 3)
+        term_key = jax.random.fold_in(state.key, 3)  # Not of the split, so that CQL's term does not change SAC's noise.
         temperature, before = jnp.exp(state.extra["log_temperature"]), state
 
         def targets_of(part: Trajectory) -> jax.Array:

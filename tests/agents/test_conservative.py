@@ -120,7 +120,7 @@ class TestSac:
         uniform, rebalanced = random_sample(1), random_sample(2)
         state, _, metrics = self.learn(both(uniform, rebalanced))
         networks, params = toy_networks(), state.params
-        _, target_key, _, term_key = jax.random.split(state.key, 4)
+        target_key, term_key = jax.random.split(state.key, 3)[1], jax.random.fold_in(state.key, 3)
         real = rebalanced.trajectory.is_transition
         gaps = conservative_gaps(networks, params, rebalanced.trajectory, term_key, num=3).sum(-1)
         expected = 5 * np.sum(np.where(real, gaps * rebalanced.weight, 0)) / real.sum()
