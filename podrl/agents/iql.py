@@ -134,7 +134,9 @@ def _make_learn(
     optimizer, critic_optimizer, value_optimizer = optimizers
 
     def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, jax.Array]:
-        (sample, improvement), target = samples_of(batch), state.extra["target"]
+        # Cloning has the actions that the recorded policy chose, critics those that the environment clipped.
+        (sample, _), (_, improvement) = samples_of(batch, clip=True), samples_of(batch)
+        target = state.extra["target"]
 
         def value_loss(params: PyTree, part: Trajectory) -> tuple[jax.Array, dict[str, jax.Array]]:
             return iql_value_loss(config, own, params, target, part)
@@ -207,5 +209,6 @@ def iql_policy_loss(
 
 
 def _recorded_value(networks: TwinCritic, target: PyTree, trajectory: Trajectory) -> jax.Array:
-    """Returns the smaller slow value of the recorded actions, [T, B]."""
-    return jnp.min(networks.values_at(target, trajectory, 0, trajectory.action), axis=-1)
+    """Returns the smaller slow value of the recorded actions as the environment clipped them, [T, B]."""
+    action = jnp.clip(trajectory.action, -1, 1)
+    return jnp.min(networks.values_at(target, trajectory, 0, action), axis=-1)

@@ -185,7 +185,7 @@ def _make_learn(
     draw = jax.vmap(own.distribution.sample)
 
     def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, jax.Array]:
-        sample, improvement = samples_of(batch)
+        sample, improvement = samples_of(batch, clip=True)
         key, target_key, critic_key, policy_key = jax.random.split(state.key, 4)
         before, temperature = state, jnp.exp(state.extra["log_temperature"])
 

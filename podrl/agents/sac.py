@@ -151,7 +151,7 @@ def _make_learn(
     optimizer, critic_optimizer, temperature_optimizer = optimizers
 
     def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, jax.Array]:
-        sample, improvement = samples_of(batch)
+        sample, improvement = samples_of(batch, clip=True)
         key, target_key, policy_key = jax.random.split(state.key, 3)
         term_key = jax.random.fold_in(state.key, 3)  # Not of the split, so that CQL's term does not change SAC's noise.
         temperature, before = jnp.exp(state.extra["log_temperature"]), state

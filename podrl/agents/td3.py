@@ -145,7 +145,7 @@ def _make_learn(
     optimizer, critic_optimizer = optimizers
 
     def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, jax.Array]:
-        (sample, improvement), before = samples_of(batch), state
+        (sample, improvement), before = samples_of(batch, clip=True), state
         key, target_key = jax.random.split(state.key)
 
         def targets_of(part: Trajectory) -> jax.Array:
