@@ -163,6 +163,7 @@ class TestSac:
         jax.tree.map(np.testing.assert_array_equal, *fresh)
         jax.tree.map(np.testing.assert_array_equal, recorded[1], fresh[1])
 
+    @pytest.mark.slow
     def test_micro_batches_learn_the_same(self):
         batch = both(random_sample(1), random_sample(2))
         steps = [

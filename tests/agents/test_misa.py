@@ -12,6 +12,7 @@ from podrl.agents.misa import AgentConfig, make_agent, misa_policy_loss
 from podrl.agents.parts.critic_steps import noise_keys
 from podrl.agents.parts.information import BOUNDS, sample_actions
 from podrl.agents.parts.interface import Batch, Fresh, Partition
+from podrl.agents.parts.recorded import REBALANCED, UNIFORM
 from podrl.agents.parts.tilted import sample_tilted
 from podrl.agents.parts.updating import make_update
 from podrl.agents.sac import sac_policy_loss
@@ -238,7 +239,32 @@ def test_resets_teach_nothing(bound):
     assert all(np.isfinite(x) for x in metrics.values())
 
 
-@pytest.mark.parametrize("bound", ["dv", "tilted"])
+@pytest.mark.parametrize("bound", [pytest.param("dv", marks=pytest.mark.slow), "tilted"])
+def test_each_part_learns_from_its_stream_with_its_weights(bound):
+    """Critics' errors from the uniform stream, all else from the rebalanced one; the normalizer of `dv` is weighted."""
+    proportional = dataclasses.replace(plain(0.01), epsilon=1.0)  # Adam's first step would be of one length.
+    moving = dict.fromkeys(("optimizer", "temperature_optimizer"), proportional)
+    agent = make_toy_agent(bound=bound, critic_optimizer=plain(1e-12), **moving)
+    state, learn = agent.init(jax.random.key(0)), jax.jit(agent.learn)
+
+    def learned(uniform, rebalanced):
+        after, metrics, _ = learn(state, Batch(recorded={UNIFORM: uniform, REBALANCED: rebalanced}))
+        found = {name: metrics[name] for name in ("loss/value", "loss/information", "value/gap")}
+        found |= {name: after.extra[name] for name in ("log_temperature", "hmc_step_size") if name in after.extra}
+        return {**found, "policy": after.params["policy"]["bias"]}
+
+    def changed(*streams):
+        found = learned(*streams)
+        return {name for name, x in first.items() if np.any(x != found[name])}
+
+    one, other, third = (recorded(seed) for seed in (1, 2, 3))
+    even, first = dataclasses.replace(other, weight=np.ones_like(other.weight)), learned(one, other)
+    assert changed(third, other) == {"loss/value"}
+    assert changed(one, third) == set(first) - {"loss/value"}
+    assert changed(one, even) == {"loss/information", "policy", *(["value/gap"] if bound == "dv" else [])}
+
+
+@pytest.mark.parametrize("bound", ["dv", pytest.param("tilted", marks=pytest.mark.slow)])
 def test_neither_the_place_in_a_batch_nor_its_parts_matter(bound):
     sample, order = recorded(), np.random.default_rng(0).permutation(BATCH)
     shuffled = sample.map(lambda x: x[:, order], lambda x: x[order])
