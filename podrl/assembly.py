@@ -39,6 +39,7 @@ from podrl.learning.seeds import SeedsLearner, check_seeds
 from podrl.learning.sharding import make_split_networks
 from podrl.loops import anakin, offline, sebulba
 from podrl.loops.interface import Assembly, Hooks, Outcome, SeedRun, Services
+from podrl.loops.recorded_start import check_same_data
 from podrl.mesh import ShardingRule, Topology, make_topology
 from podrl.networks.available import make_networks
 from podrl.networks.interface import Networks
@@ -73,7 +74,8 @@ def assemble(
     Raises:
         ConfigError: if they do not fit.
     """
-    data = open_recorded(config.data.path)
+    with watching(f"data.path={config.data.path!r}, which it opens"):
+        data = open_recorded(config.data.path)
     with watching(f"env.id={config.env.id!r} in its module, constructor, or first reset or step"):
         asked, source, spec = load_environment(config, jax.process_index())
     topology = make_topology(asked.topology, devices, acts=not asked.is_offline)
@@ -198,7 +200,6 @@ def make_wrapped_agent(config: Config, networks: Networks, spec: EnvSpec, begun:
         ConfigError: if the environment's observations have no scale.
     """
     begun = begun or Counters()
-    num_updates, ahead = last_update(config, begun), updates_ahead(config, begun)
     replays = config.agent.update_shape.sequences is not None and not config.is_offline
     own = {"group_size": config.actors.num_envs // num_groups(config)} if replays else {}
     agent = load_agent(config.agent.name).make_agent(
@@ -206,8 +207,8 @@ def make_wrapped_agent(config: Config, networks: Networks, spec: EnvSpec, begun:
         networks=networks,
         spec=spec,
         num_envs=config.actors.num_envs,
-        num_updates=num_updates,
-        ahead=ahead,
+        num_updates=last_update(config, begun),
+        ahead=updates_ahead(config, begun),
         partition=partition_of(config),
         **own,
     )
@@ -242,6 +243,7 @@ def assemble_job(config: Config, job: Job, on_stall: Callable[[], None]) -> Asse
     with Watchdog(config.watchdog_s, on_stall=on_stall) as watchdog:  # An environment may hang in its constructor.
         make = functools.partial(assemble, config, watching=watchdog.during)
         assembly = together(job, "parts of the run", make, config.actors.timeout_s)
+        check_same_data(assembly, job)
         parts = (assembly.config, assembly.source, assembly.spec)
         can_end = functools.partial(check_evaluation, *parts, watching=watchdog.during)
         from_first(job, "evaluation", can_end, timeout_s=config.patience_s)

@@ -131,16 +131,17 @@ def train(
     """
     start_s = time.perf_counter()
     place = absolute_workdir(workdir or default_folder(config.name))  # Before any environment can change the folder.
-    config = with_smoke_data(config, place, job)
-    recorded = absolute_path(config.record.path)
     on_stall = functools.partial(tell_of_stall, job, config.watchdog_s)
+    config = with_smoke_data(config.with_absolute_data(), place, job, on_stall=on_stall)
+    recorded = absolute_path(config.record.path)
     assembly = assemble_job(config, job, on_stall)
     # Hosts may differ in how long they take to restore; one that is lost meanwhile is missed at once.
     share = functools.partial(job.exchange, "state of the run", timeout_s=max(config.patience_s, config.watchdog_s))
     with contextlib.ExitStack() as stack:
         guard = stack.enter_context(FolderGuard(stop_code))
         accepting = functools.partial(open_folder, accept_changes=accept_changes, start_anew=start_anew)
-        open_one = functools.partial(accepting, job=job, env_before=assembly.spec.env_before)
+        before, data_hash = assembly.spec.env_before, assembly.data_hash
+        open_one = functools.partial(accepting, job=job, env_before=before, data_hash=data_hash)
         whole = Place(*open_one(assembly.asked, place, guard, is_new=not workdir), guard)
         places = open_places(stack, assembly.asked, whole, open_one, stop_code)
         instruments = stack.enter_context(open_instruments(assembly, whole.folder, job, on_stall, profile=profile))
@@ -152,7 +153,7 @@ def train(
         begin = starts[0].counters if starts[0] else Counters()
         assembly = resume_at(assembly, begin)
         profiler.last_update = last_update(assembly.config, begin)
-        manifest = make_manifest(assembly.config, assembly.topology, argv, job.hosts)
+        manifest = make_manifest(assembly.config, assembly.topology, argv, job.hosts, data_hash=data_hash)
         stop, vote = make_stop(job, assembly.topology.learner, stop_code)
         seeds = open_seeds(
             *(stack, assembly, whole, places),
@@ -237,7 +238,8 @@ def _exit_code(code: int, job: Job, error: Exception | None = None) -> int:
     That is a thread, a device, or the writes of a failed save: Orbax abandons these, and each would print an error
     of its own while Python shuts down.
     """
-    stuck = code == STALLED or any(thread.name.startswith(("actor ", "evaluator")) for thread in threading.enumerate())
+    names = ("actor ", "evaluator", "data-reader", "recorder")  # Threads of a run, by how their names begin.
+    stuck = code == STALLED or any(thread.name.startswith(names) for thread in threading.enumerate())
     waits = error and (job.process_count > 1 or explain_limit(error))  # For devices, or threads never started.
     if stuck or waits or isinstance(error, CheckpointError | FolderLostError):
         leave(code)

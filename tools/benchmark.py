@@ -127,6 +127,8 @@ def run(command: Command) -> None:
     config.check_makes_experience("tools/benchmark.py")
     with _blaming(command.other_file):
         other = resolve(command.other) if command.other is not None else None
+        if other is not None:
+            other.check_makes_experience("tools/benchmark.py")
     if "exact" in (config.determinism, other and other.determinism):  # XLA's flags are the process's: both get them.
         require_determinism(os.environ, jax_plugins())
     rounds: dict[str, Any] = {"repeats": command.repeats, "seconds": command.seconds}

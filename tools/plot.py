@@ -16,7 +16,7 @@ from podrl.config.commandline import Parser
 from podrl.config.config import check
 from podrl.config.paths import absolute
 from podrl.ops.intervals import mean_interval
-from podrl.runs.curves import X_KEYS, Curve, Ending, average_curves, group_curves, read_curve, read_ending
+from podrl.runs.curves import X_KEYS, Curve, Ending, average_curves, default_axes, group_curves, read_curve, read_ending
 from podrl.runtime.tool import run_tool
 from podrl.telemetry import plotting
 
@@ -47,8 +47,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=absolute, required=True, help="image to write; its suffix chooses the format (.png, .svg, .pdf)"
     )
-    parser.add_argument("--x", choices=sorted(X_KEYS), default="env_steps", help="horizontal axis (env_steps)")
-    parser.add_argument("--y", default="episode/return", help="metric (episode/return)")
+    parser.add_argument("--x", choices=sorted(X_KEYS), help="horizontal axis (env_steps; from data sets updates)")
+    parser.add_argument("--y", help="metric (episode/return; from data sets evaluate/return)")
     parser.add_argument("--against", metavar="KEY", help="a number of the config, such as actors.lag")
     return parser.parse_args(argv[1:])
 
@@ -187,12 +187,14 @@ def run(argv: list[str]) -> None:
     out = epath.Path(command.out)
     check(out.parent.is_dir(), f"--out={command.out}: there is no such folder.")
     check(bool(out.suffix), f"--out={command.out} needs a suffix that chooses the format, such as .png.")
+    default_x, default_y = default_axes(command.runs)
+    x, y = command.x or default_x, command.y or default_y
     if command.against:
-        endings = [read_ending(run, command.against, command.y) for run in command.runs]
-        out.write_bytes(draw_endings(endings, command.against, command.y, out.suffix[1:]))
+        endings = [read_ending(run, command.against, y) for run in command.runs]
+        out.write_bytes(draw_endings(endings, command.against, y, out.suffix[1:]))
     else:
-        groups = group_curves([read_curve(run, command.x, command.y) for run in command.runs])
-        out.write_bytes(draw(groups, command.x, command.y, out.suffix[1:]))
+        groups = group_curves([read_curve(run, x, y) for run in command.runs])
+        out.write_bytes(draw(groups, x, y, out.suffix[1:]))
 
 
 def main(argv: list[str]) -> int:

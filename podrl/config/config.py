@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any
 
 from podrl.config.data import DataConfig
+from podrl.config.paths import absolute
 from podrl.config.progress import CheckpointConfig, EvaluateConfig, LogConfig
 from podrl.config.ranges import LONGEST_S, SIZE, check_values, choice, number, text
 from podrl.config.record import RecordConfig
@@ -90,6 +91,12 @@ class Config:
         self.topology.check_seed(self.seed)
         self.replay.check_agent(self.agent.name, self.agent.update_shape)
         self.data.check_run(self)
+        learns_rewards = "discount" in {field.name for field in dataclasses.fields(self.agent)}
+        check(
+            learns_rewards or not self.network.normalize_rewards,
+            f"network.normalize_rewards=True with agent.name={shown(self.agent.name)}, which learns from no rewards. "
+            "Leave it at False.",
+        )
         check(
             self.watchdog_s > self.actors.timeout_s,
             f"watchdog_s={self.watchdog_s:g} must be longer than actors.timeout_s={self.actors.timeout_s:g} (seconds).",
@@ -103,6 +110,11 @@ class Config:
         alone = dataclasses.replace(self.topology, seeds=1)
         seeds = range(self.seed, self.seed + self.topology.seeds)
         return [dataclasses.replace(self, seed=seed, topology=alone) for seed in seeds]
+
+    def with_absolute_data(self) -> "Config":
+        """The same with the absolute path of its data set, so that it means the same in every working folder."""
+        path = absolute(self.data.path) if self.data.path else ""
+        return dataclasses.replace(self, data=dataclasses.replace(self.data, path=path))
 
     @property
     def is_offline(self) -> bool:

@@ -9,6 +9,8 @@ from typing import Any
 from podrl.config.ranges import SIZE, check_values, choice, number, text
 from podrl.mistakes import check, shown
 
+_MOST_STEPS = 2**31 - 1  # Devices count them in 32 bits.
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -84,6 +86,18 @@ class DataConfig:
             "total_updates=0 with data.path: a run from a data set is as long as total_updates, and total_env_steps "
             "has no meaning in it. Set total_updates, such as --config.total_updates=100_000.",
         )
+        made = config.total_updates * self.learner_steps
+        check(
+            made <= _MOST_STEPS,
+            f"total_updates={config.total_updates} of data.learner_steps={self.learner_steps} are {made:,} learner "
+            "steps, which are counted up to 2**31 - 1. Lower one of them.",
+        )
+        check(
+            config.checkpoint.keep_best == 0,
+            f"checkpoint.keep_best={config.checkpoint.keep_best} with data.path: it goes by the return of a run's own "
+            "episodes, and this run has none. Use checkpoint.keep_every, and rows of evaluations.",
+        )
+        self._check_has_effect()
         check(
             config.topology.seeds == 1,
             f"topology.seeds={config.topology.seeds} with data.path: a run from a data set has one seed. Start a run "
@@ -100,6 +114,20 @@ class DataConfig:
             f"topology.actor_devices_per_process={config.topology.actor_devices_per_process} with data.path: no actors "
             "run, and every device learns. Leave it at 0.",
         )
+
+    def _check_has_effect(self) -> None:
+        """Raises `ConfigError` if a key is set that has no meaning without another."""
+        check(
+            not self.p_base or self.rebalance != "none",
+            f"data.p_base={self.p_base:g} with data.rebalance='none': there are no weights to add it to. Set "
+            "data.rebalance, or leave it out.",
+        )
+        for key in ("window_episodes", "window_updates"):
+            check(
+                getattr(self, key) == 1 or self.window > 0,
+                f"data.{key}={getattr(self, key)} with data.window=0: there is no window to move. Set data.window, or "
+                "leave it out.",
+            )
 
     def _check_no_data(self, config: Any) -> None:
         """Raises `ConfigError` if keys are set that have no meaning without a data set."""

@@ -9,7 +9,7 @@ import stat
 
 from etils import epath
 
-from podrl.config.config import check
+from podrl.mistakes import check
 
 # Orbax matches its own files by a pattern that contains the path, and tensorstore reads a backslash as a slash.
 _UNSUITED = "*?[]\\"

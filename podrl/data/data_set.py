@@ -9,7 +9,7 @@ import numpy as np
 
 from podrl.config.config import check
 from podrl.data.joining import read_joined
-from podrl.data.manifest import DataSpec, Recording, describe_policy
+from podrl.data.manifest import DataSpec, Recording, describe_policy, hash_text
 from podrl.data.shards import EpisodeFacts, Shard, join_facts
 from podrl.types import EnvSpec
 
@@ -24,6 +24,7 @@ class DataSet:
         folder: Its folder.
         spec: What every row has.
         recordings: Who acted.
+        hash: Hash of all rows in their order, and of nothing else: a copy of the data set has the same.
         facts: Facts of all E episodes.
         shards: Its shards.
         shard: [E] int64; the number of each episode's shard.
@@ -33,6 +34,7 @@ class DataSet:
     folder: Path
     spec: DataSpec
     recordings: Sequence[Recording]
+    hash: str
     facts: EpisodeFacts
     shards: Sequence[Shard]
     shard: np.ndarray
@@ -89,6 +91,7 @@ def open_data(folder: Path) -> DataSet:
         folder=folder,
         spec=manifest.spec,
         recordings=manifest.recordings,
+        hash=hash_text("".join(record.hash for record in manifest.shards).encode()),
         facts=join_facts([shard.facts for shard in shards]),
         shards=shards,
         shard=np.repeat(np.arange(len(shards)), [record.episodes for record in manifest.shards]),

@@ -8,7 +8,7 @@ from podrl.config.config import check
 from podrl.config.config_dict import differences
 from podrl.data.manifest import DataSpec, is_unused_folder
 
-_FREE = ("workers", "worker_timeout_s")  # Settings of the environment that change no episode.
+FREE = ("workers", "worker_timeout_s")  # Settings of the environment that change no episode.
 
 
 def check_new(folder: Path, is_new: bool) -> None:
@@ -37,6 +37,6 @@ def check_same_settings(folder: Path, found: Mapping[str, Any], wanted: Mapping[
         return
     for key, (there, new) in differences(found, wanted).items():
         check(
-            key.partition(".")[0] in _FREE,
+            key.partition(".")[0] in FREE,
             f"{folder} holds episodes with env.{key}={there}; these have {new}. Name another folder.",
         )

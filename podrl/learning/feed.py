@@ -43,6 +43,7 @@ class Feed:
         """
         if self._recorded.on_devices:
             self._held = hold(self._recorded, self._sampler, self._mesh)
+            del self._sampler  # And with it the rows in host memory.
             return
         self._reader = SampleReader(
             self._sampler,

@@ -58,13 +58,14 @@ def check_state_fits(
         recorded: What the run learns from if that is a data set, whose rows need room on the devices or on the host.
     """
     held_bytes = recorded.size_bytes if recorded else 0
-    if recorded and not recorded.on_devices:
+    if recorded:  # They are read into host memory, also where they go to the devices from there.
         check(
             held_bytes <= host_memory_bytes(),
             f"data.path has {describe_bytes(held_bytes)} of rows to hold, and this machine has "
             f"{describe_bytes(host_memory_bytes())} of memory. Lower data.window={config.data.window}, in rows of "
             f"{row_bytes(recorded.data):,} bytes; 0 holds all.",
         )
+    if recorded and not recorded.on_devices:
         held_bytes = 0
     learners, lag = {*topology.local_learner.devices.flat}, min(max_lag(config), config.num_updates)
     acting = lag if learners.intersection(topology.local_actor_devices) else min(1, lag)
@@ -115,7 +116,10 @@ def _experience(config: Config, spec: EnvSpec, topology: Topology) -> dict[str, 
     rows, sequences = config.learned_shape
     num_envs, length, batches = config.actors.num_envs, config.actors.unroll_length, 1 + max_lag(config)
     if config.is_offline:  # Samples are made ahead of need, and those of one update are being learned from.
-        num_envs, length, batches = sequences * config.data.learner_steps, rows, config.data.prefetch + 2
+        on_host = config.data.memory == "host" or topology.local_learner.devices.flat[0].platform == "cpu"
+        ahead = config.data.prefetch + 1 if on_host and config.data.memory != "device" else 0
+        streams = 2 if config.data.rebalance == "decouple" else 1
+        num_envs, length, batches = sequences * config.data.learner_steps * streams, rows, 1 + ahead
     batch = seeds * -(-num_envs // shares) * _unroll_bytes(config, spec, length)
     learned = (
         sequences * rows // (shares * math.prod(config.agent.update_shape.grid) * max(1, config.topology.micro_batches))

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import math
-from pathlib import Path
 
 from flax import struct
 import jax
@@ -17,6 +16,7 @@ import numpy as np
 
 from podrl.agents.parts.interface import Agent
 from podrl.config.config import Config, ConfigError, check
+from podrl.config.paths import absolute_path
 from podrl.data.data_set import DataSet, check_suits, open_data
 from podrl.data.gathering import HeldRows, gather_samples
 from podrl.data.manifest import DataError
@@ -91,7 +91,7 @@ def open_recorded(path: str) -> DataSet | None:
     if not path:
         return None
     try:
-        return open_data(Path(path).absolute())
+        return open_data(absolute_path(path))
     except (DataError, ConfigError) as error:
         raise ConfigError(f"data.path: {error}") from None
 
@@ -135,8 +135,11 @@ def make_offline_learner(
 
 def given_shapes(recorded: Recorded, mesh: Mesh) -> PyTree:
     """Returns shapes of what one update is given: `HeldData`, or the samples of all processes by stream."""
-    held = _held_shapes(recorded)
-    return held if recorded.on_devices else jax.eval_shape(functools.partial(_draw, recorded, mesh), held)
+    data = recorded.data
+    if recorded.on_devices:
+        return _held_shapes(recorded, rows=data.num_steps + data.num_episodes, episodes=data.num_episodes)
+    few = _held_shapes(recorded, rows=2, episodes=1)  # Samples have the same shapes; all rows may be too many to index.
+    return jax.eval_shape(functools.partial(_draw, recorded, mesh), few)
 
 
 def hold(recorded: Recorded, sampler: HostSampler, mesh: Mesh) -> HeldData:
@@ -207,10 +210,9 @@ def _draw(recorded: Recorded, mesh: Mesh, held: HeldData) -> dict[str, Sample]:
     return jax.lax.with_sharding_constraint(found, recorded_sharding(mesh, found))
 
 
-def _held_shapes(recorded: Recorded) -> HeldData:
+def _held_shapes(recorded: Recorded, *, rows: int, episodes: int) -> HeldData:
     data, names = recorded.data, [stream.name for stream in recorded.plan.streams]
-    rows, episodes = data.num_steps + data.num_episodes, data.num_episodes
-    padded = len(pad_episodes(data.facts.length))
+    padded = len(pad_episodes(np.zeros(episodes)))
 
     def shape(*sizes: int, dtype: str = "float32") -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(sizes, dtype)

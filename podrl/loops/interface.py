@@ -62,6 +62,11 @@ class Assembly:
     recorded: Recorded | None = None
 
     @property
+    def data_hash(self) -> str:
+        """Hash of the rows of the data set that the run learns from; empty without one."""
+        return self.recorded.data.hash if self.recorded else ""
+
+    @property
     def state_shape(self) -> LearnerState:
         """Shapes, dtypes and shardings of the learner's state: a `FusedState` where environments are inside."""
         return self.learner.state_shape

@@ -74,9 +74,10 @@ def run(
                 # The learner blocks here: for its last update as long as that runs, and then for samples.
                 flight.wait(unless=lambda: feed.is_ready() or stop.at_once())
                 with ledger.spend("wait_data"):
-                    samples = feed.take(counters.learner_steps, stop.at_once)
-                if samples is None:
+                    given = feed.take(counters.learner_steps, stop.at_once)
+                if given is None:
                     break
+                samples = given  # Those of the last update stay for its row.
                 if counters == start.counters:
                     hooks.show_phase("first update")
                 with ledger.spend("learn"):

@@ -4,22 +4,61 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
+from absl import logging
 import numpy as np
 
 from podrl.agents.parts.frozen_statistics import freeze_statistics
-from podrl.config.config import ConfigError
+from podrl.config.config import MISTAKE, ConfigError
+from podrl.config.config_dict import differences, to_plain
+from podrl.data.fitting import FREE
 from podrl.data.manifest import DataError
 from podrl.data.statistics import data_statistics
 from podrl.data.trees import from_columns
+from podrl.envs.source import evaluation_protocol
 from podrl.learning.feed import Feed, open_feed
 from podrl.learning.recorded import Recorded
 from podrl.loops.bookkeeping import COMPILE_S
 from podrl.loops.interface import Assembly, Hooks, Services
+from podrl.mistakes import shorten
 from podrl.ops.statistics import Statistics, exact_statistics
 from podrl.runtime.job.agreement import from_first, together
 from podrl.runtime.job.job import Job
 from podrl.runtime.ledger import Ledger
 from podrl.types import Snapshot
+
+
+def check_same_data(assembly: Assembly, job: Job) -> None:
+    """Checks that all processes have opened the same data set.
+
+    Raises:
+        ConfigError: On all processes, if one has other rows than the first.
+    """
+    if assembly.recorded is None:
+        return
+    config, hashes = assembly.config, job.exchange("data set", assembly.recorded.data.hash, assembly.config.patience_s)
+    other = next((process for process, found in enumerate(hashes) if found != hashes[0]), 0)
+    if other:
+        job.leave(MISTAKE)
+        raise ConfigError(
+            f"data.path={config.data.path} has other rows on {job.name_of(other)} than on {job.name_of(0)}: the hashes "
+            f"are {hashes[other]} and {hashes[0]}. Give all processes the same data set, one that no longer grows."
+        )
+
+
+def warn_of_other_settings(assembly: Assembly) -> None:
+    """Warns in one line if a data set was recorded in another environment, or with other settings.
+
+    Its settings may be those of training or of evaluations.
+    """
+    config, data = assembly.config, recorded_of(assembly).data
+    found = {"id": data.spec.env.id} | dict(data.spec.settings)
+    protocol = evaluation_protocol(assembly.source, config.env)
+    ours = [to_plain(dataclasses.asdict(env)) for env in (config.env, protocol.env)]
+    others = [differences(found, {name: value for name, value in each.items() if name in found}) for each in ours]
+    keys = [key for key in others[0] if key in others[1] and key.partition(".")[0] not in FREE]
+    if keys:
+        said = [f"env.{key} was {others[0][key][0]}, is {others[0][key][1]}" for key in keys]
+        logging.warning("data.path=%s was recorded in another environment: %s.", config.data.path, shorten(said))
 
 
 def open_samples(assembly: Assembly, start: Snapshot | None, hooks: Hooks, services: Services, job: Job) -> Feed:
@@ -28,14 +67,17 @@ def open_samples(assembly: Assembly, start: Snapshot | None, hooks: Hooks, servi
     Raises:
         ConfigError: On all processes, if a shard is damaged on one of them.
     """
+    if job.process_index == 0:
+        warn_of_other_settings(assembly)
     hooks.show_phase("reading the data set")
     update = start.counters.learner_steps if start else 0
     parts = (assembly.config, recorded_of(assembly), assembly.layout, assembly.topology)
 
     def read() -> Feed:
-        return open_feed(*parts, update=update, beat=lambda: _beat(services.ledger))
+        with services.ledger.spend("read"):
+            return open_feed(*parts, update=update, beat=lambda: _beat(services.ledger))
 
-    with services.ledger.spend("wait_data"):
+    with services.ledger.spend("wait_data"):  # For other processes; what this one reads is watched.
         return together(job, "rows of the data set", read, COMPILE_S)
 
 
@@ -53,9 +95,10 @@ def observe_data(assembly: Assembly, start: Snapshot, hooks: Hooks, services: Se
     hooks.show_phase("statistics of the data set")
 
     def compute() -> dict[str, Any]:
-        discount = getattr(assembly.config.agent, "discount", 0.0)
+        discount = assembly.config.agent.discount if network.normalize_rewards else 0.0
         try:
-            columns, returns = data_statistics(data, discount, beat=lambda: _beat(services.ledger))
+            with services.ledger.spend("read"):
+                columns, returns = data_statistics(data, discount, beat=lambda: _beat(services.ledger))
         except DataError as error:
             raise ConfigError(f"data.path: {error}") from None
         return {
@@ -97,5 +140,5 @@ def _to_statistics(found: Mapping[str, Any], count: int) -> tuple[Statistics, St
 
 def _beat(ledger: Ledger) -> None:
     """Shows the watchdog that there is progress."""
-    with ledger.spend("wait_data"):
+    with ledger.spend("read"):
         pass

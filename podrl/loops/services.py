@@ -97,7 +97,8 @@ def open_reporter(
     """
     config, (display, _, profiler, ledger) = assembly.config, instruments
     kept = (start.counters if start else Counters()) if resumes else None
-    with MetricsWriter(folder, tensorboard=config.log.tensorboard, resumed=kept) as writer:
+    counts = "learner_steps" if config.is_offline else "env_steps"
+    with MetricsWriter(folder, tensorboard=config.log.tensorboard, resumed=kept, counts=counts) as writer:
         start = with_clock(start, folder)  # The writer has put the rows in order.
         has_threads = config.is_offline or config.topology.placement == "sebulba"  # The advice is about their waits.
         advises = profiler.annotate is None and has_threads

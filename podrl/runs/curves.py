@@ -69,6 +69,16 @@ def read_curve(run: str, x: str, y: str) -> Curve:
     return Curve(name=config["name"], env_id=env_id, window=window, x=points[0], y=points[1])
 
 
+def default_axes(runs: Sequence[str]) -> tuple[str, str]:
+    """Returns the key of `X_KEYS` and the metric that suit runs; env steps and episodes are not those of a data set.
+
+    Raises:
+        ConfigError: if there is no run.
+    """
+    is_offline = any(read_record(run).config.get("total_updates", 0) for run in runs)
+    return ("updates", "evaluate/return") if is_offline else ("env_steps", "episode/return")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ending:
     """Where one run's metric ended.

@@ -27,6 +27,7 @@ def open_folder(
     accept_changes: bool,
     start_anew: bool,
     env_before: Mapping[str, str],
+    data_hash: str = "",
 ) -> tuple[epath.Path, bool]:
     """Makes a run's folder, or takes the one of an earlier run of this config; the first process does.
 
@@ -39,6 +40,7 @@ def open_folder(
         accept_changes: Whether the run in the folder may have been of another config.
         start_anew: Whether to delete what the run in the folder has.
         env_before: Keys of `env` that mean something else by default than they did; see `podrl.types.EnvSpec`.
+        data_hash: Hash of the data set that the run learns from; empty without one.
 
     Returns:
         The folder, and whether it holds a run to resume.
@@ -50,7 +52,14 @@ def open_folder(
 
     def take() -> list[Any]:
         path = str(make_new_folder(place)) if is_new else place
-        folder = make_workdir(config, path, accept_changes=accept_changes, start_anew=start_anew, env_before=env_before)
+        folder = make_workdir(
+            config,
+            path,
+            accept_changes=accept_changes,
+            start_anew=start_anew,
+            env_before=env_before,
+            data_hash=data_hash,
+        )
         guard.take(folder)
         if start_anew:
             clear_seeds(folder)

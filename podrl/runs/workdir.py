@@ -20,7 +20,7 @@ from podrl.config.remote import PUBLISHING_KEYS, publishing
 from podrl.envs.pools.atari_screens import describe_other_screen
 from podrl.mesh import Topology
 from podrl.mistakes import shorten
-from podrl.runs.records import REPAIR, read_json
+from podrl.runs.records import REPAIR, read_json, read_manifests
 from podrl.runs.run_files import START_ANEW, check_rights, find_remains, holds_run, write_json
 from podrl.runs.seed_folders import check_seed_folders
 from podrl.runtime.machine import available_cores
@@ -34,6 +34,7 @@ def make_workdir(
     accept_changes: bool = False,
     start_anew: bool = False,
     env_before: Mapping[str, str] | None = None,
+    data_hash: str = "",
 ) -> epath.Path:
     """Makes the run's folder, or takes the folder of an earlier run of this config.
 
@@ -43,6 +44,7 @@ def make_workdir(
         accept_changes: whether to resume the run in the folder although its config differs.
         start_anew: whether the folder's content will be deleted, whatever it is.
         env_before: keys of `env` whose default has changed, with the former meaning; see `podrl.types.EnvSpec`.
+        data_hash: hash of the data set that the run learns from; empty without one.
 
     Raises:
         ConfigError: if it cannot be written, holds a run of another config or of other seeds, or remains of one; the
@@ -69,6 +71,8 @@ def make_workdir(
     else:
         check_seed_folders(config, workdir)
         _check_contents(config, workdir, env_before, accept_changes=accept_changes)
+        if not accept_changes:
+            _check_data(config, workdir, data_hash)
     return workdir
 
 
@@ -105,6 +109,18 @@ def _check_contents(
     )
 
 
+def _check_data(config: Config, workdir: epath.Path, data_hash: str) -> None:
+    """Raises `ConfigError` if the run in the folder learned from other rows at its last start."""
+    manifests = read_manifests(workdir) if data_hash and holds_run(workdir) else []
+    before = manifests[-1].get("data", data_hash) if manifests else data_hash
+    check(
+        before == data_hash,
+        f"--workdir={workdir} holds a run from other rows than data.path={config.data.path} has now (their hash was "
+        f"{before}, is {data_hash}): the data set has grown, or is another one. Name the one that it had, choose "
+        "another folder, or add --accept_changes to resume with these rows.",
+    )
+
+
 def read_config_file(workdir: epath.Path) -> dict[str, Any]:
     """Returns the `config.json` of a run.
 
@@ -119,9 +135,17 @@ def read_config_file(workdir: epath.Path) -> dict[str, Any]:
 
 
 def make_manifest(
-    config: Config, topology: Topology, argv: tuple[str, ...], hosts: Sequence[str] = (platform.node(),)
+    config: Config,
+    topology: Topology,
+    argv: tuple[str, ...],
+    hosts: Sequence[str] = (platform.node(),),
+    *,
+    data_hash: str = "",
 ) -> dict[str, Any]:
-    """Returns a run's manifest, ready for JSON: hardware, software and command; `hosts` are those of its processes."""
+    """Returns a run's manifest, ready for JSON: hardware, software and command.
+
+    `hosts` are those of its processes, and `data_hash` is that of the data set that it learns from, if it has one.
+    """
     return {
         "argv": list(argv),
         "seed": config.seed,
@@ -141,6 +165,7 @@ def make_manifest(
             "learner": dict(topology.learner.shape),
         },
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        **({"data": data_hash} if data_hash else {}),
     }
 
 

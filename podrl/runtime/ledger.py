@@ -19,6 +19,7 @@ BUCKETS = (
     "wait_params",
     "wait_rollouts",
     "wait_data",
+    "read",
     "learn",
     "publish",
     "log",

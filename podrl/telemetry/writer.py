@@ -38,16 +38,18 @@ class MetricsWriter:
         tensorboard: bool,
         resumed: Counters | None = None,
         appends: bool | None = None,
+        counts: str = "env_steps",
     ) -> None:
         """Opens the files.
 
         Args:
             workdir: the run's folder; created if missing.
-            tensorboard: whether to write event files too, with `env_steps` as the x-axis.
+            tensorboard: whether to write event files too.
             resumed: counters of the checkpoint from which the run resumes. Later rows, and a line that a crash cut
                 short, belong to a lost attempt that is about to be repeated: they are dropped. None keeps the file as
                 it is.
             appends: whether the file system can append; by default all except object stores can.
+            counts: the counter on TensorBoard's x-axis, `env_steps` or `learner_steps`: what `write` gets as `step`.
         """
         self._workdir = epath.Path(workdir)
         path = self._workdir / "metrics.jsonl"
@@ -60,7 +62,7 @@ class MetricsWriter:
                     EventFile,  # Its import takes half a second.
                 )
 
-                purge_step = resumed.env_steps + 1 if resumed else None
+                purge_step = getattr(resumed, counts) + 1 if resumed else None
                 self._events = EventFile(str(self._workdir / "tensorboard"), purge_step=purge_step)
 
     def __enter__(self) -> "MetricsWriter":
@@ -82,7 +84,7 @@ class MetricsWriter:
             row: Python or numpy scalars; metrics on a device must have been fetched. Ints are exact, floats keep six
                 significant digits, the clock milliseconds. JSON has no NaN and no infinity: both become `null`, and
                 TensorBoard skips them.
-            step: env steps consumed, the x-axis in TensorBoard.
+            step: the counter that is the x-axis in TensorBoard.
 
         Raises:
             RuntimeError: if it cannot be written.

@@ -13,6 +13,7 @@ from podrl.config.config import ConfigError
 from podrl.data.data_set import open_data
 from podrl.data.manifest import DataError
 from podrl.data.reader import HostSampler
+from podrl.data.window import Window, WindowPlan
 from podrl.runs.checkpoint_arrays import read_params
 from tests.data.episodes import IMAGES, VECTOR, make_episode, write_episodes
 from tests.offline_runs import PENDULUM, offline_config, write_pendulum
@@ -57,8 +58,9 @@ class TestRows:
 class TestWhereRowsAre:
     @pytest.mark.parametrize("rebalance", ["decouple", *(pytest.param(x, marks=SLOW) for x in ("none", "weight"))])
     def test_devices_draw_what_the_host_draws(self, data, rebalance):
+        p_base = 0.0 if rebalance == "none" else 0.1
         rows = [
-            run(offline_config(data, data__rebalance=rebalance, data__memory=memory, data__p_base=0.1))[1]
+            run(offline_config(data, data__rebalance=rebalance, data__memory=memory, data__p_base=p_base))[1]
             for memory in ("host", "device")
         ]
         assert fingerprints(rows[0]) == fingerprints(rows[1])
@@ -176,6 +178,11 @@ class TestRefusals:
             ({"data__path": "", "total_updates": 0}, "total_env_steps=0 must lie in"),
             ({"data__path": "", "total_env_steps": 5}, "total_updates=6 is the length of a run from a data set"),
             ({"data__window": 50, "data__memory": "device"}, "data.window=50 moves over a data set in host memory"),
+            ({"checkpoint__keep_best": 1}, "checkpoint.keep_best=1 with data.path: it goes by the return of"),
+            ({"data__p_base": 0.5}, "data.p_base=0.5 with data.rebalance='none': there are no weights"),
+            ({"data__window_episodes": 2}, "data.window_episodes=2 with data.window=0: there is no window"),
+            ({"data__window_updates": 2}, "data.window_updates=2 with data.window=0: there is no window"),
+            ({"total_updates": 2**30}, "total_updates=1073741824 of data.learner_steps=2 are 2,147,483,648 learner"),
             ({"remote__env_workers": 1}, "remote.env_workers=1 with data.path: no actors run"),
             ({"topology__actor_devices_per_process": 1}, "topology.actor_devices_per_process=1 with data.path"),
             (
@@ -223,11 +230,16 @@ class TestRefusals:
 
     def test_what_is_found_damaged_later_ends_the_run(self, tmp_path):
         folder = write_pendulum(tmp_path / "set", shard_bytes=2000)
-        for path in sorted(folder.glob("shard-*"))[1:]:
+        config = offline_config(folder, data__window=14, data__window_episodes=2, total_updates=500)
+        opened = open_data(folder)
+        plan = WindowPlan(Window(rows=14, episodes=2), opened.facts.length, config.seed)
+        read_first = opened.shard[plan.episodes(plan.at(0))]
+        later = [path for number, path in enumerate(sorted(folder.glob("shard-*"))) if number not in read_first]
+        assert later
+        for path in later:
             damage(path / "observation/c/0/0")
-        window = {"data__window": 14, "total_updates": 500, "data__window_episodes": 2}
-        with pytest.raises((DataError, ConfigError), match="is damaged: observation"):
-            run(offline_config(folder, **window))
+        with pytest.raises(DataError, match="is damaged: observation"):
+            run(config)
 
 
 def damage(path):

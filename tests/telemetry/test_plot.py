@@ -50,6 +50,18 @@ def test_a_png_is_small_and_keeps_its_colors(make_run, tmp_path):
         assert np.abs(pixels - color).max(axis=1).min() <= 8
 
 
+def test_runs_from_data_sets_are_drawn_over_updates(make_run, tmp_path, monkeypatch):
+    """Their env steps stay 0, and no episode of their own ends."""
+    run, drawn = tmp_path / "run", []
+    make_run("run", total_updates=30)
+    rows = [{"learner_steps": n, "env_steps": 0, "frames": 0, "evaluate/return": 2.0 * n} for n in (10, 20, 30)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(plot, "draw", lambda groups, x, y, image_format: drawn.append((groups, x, y)) or b"")
+    assert plot.main(["plot.py", str(run), "--out", str(tmp_path / "curve.png")]) == 0
+    ((((curve,),), x, y),) = drawn
+    assert (x, y, curve.x.tolist(), curve.y.tolist()) == ("updates", "evaluate/return", [10, 20, 30], [20, 40, 60])
+
+
 def test_runs_of_one_config_and_environment_are_one_group(make_run):
     runs = [make_run("a"), make_run("b"), make_run("c", name="other"), make_run("d", env_id="Pong-v5")]
     groups = curves.group_curves([curves.read_curve(run, "env_steps", "episode/return") for run in runs])

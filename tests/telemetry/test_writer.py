@@ -163,6 +163,14 @@ class TestMetricsWriter:
         _, start = _read_events(tmp_path)
         assert (start.step, start.session_log.status) == (201, SessionLog.START)
 
+    def test_a_resumed_run_without_env_steps_purges_by_updates(self, tmp_path):
+        """Else every point of the run before would be purged: its `env_steps` are 0."""
+        kept = Counters(learner_steps=20, env_steps=0)
+        with MetricsWriter(tmp_path, tensorboard=True, resumed=kept, counts="learner_steps"):
+            pass
+        _, start = _read_events(tmp_path)
+        assert (start.step, start.session_log.status) == (21, SessionLog.START)
+
     def test_starts_within_one_second_and_with_a_clock_that_goes_back_lose_no_points(self, tmp_path, monkeypatch):
         """TensorBoard reads files in the order of their names; each name has the second of its start."""
         for start, clock_s in enumerate((1_900_000_000.0, 1_900_000_000.5, 1_800_000_000.0)):
@@ -170,7 +178,7 @@ class TestMetricsWriter:
             with MetricsWriter(tmp_path, tensorboard=True) as writer:
                 writer.write({"loss/total": float(start)}, step=start)
         paths = sorted((tmp_path / "tensorboard").iterdir())
-        found = [value.simple_value for path in paths for event in _events_of(path) for value in event.summary.value]
+        found = [value.simple_value for path in paths for event in events_of(path) for value in event.summary.value]
         assert found == [0, 1, 2]
         assert all(path.name.startswith("events.out.tfevents.19000000") for path in paths)
 
@@ -184,10 +192,10 @@ class TestMetricsWriter:
 def _read_events(workdir):
     """The events of the one file."""
     (path,) = (workdir / "tensorboard").glob("events.out.tfevents.*")
-    return _events_of(path)
+    return events_of(path)
 
 
-def _events_of(path):
+def events_of(path):
     """The events of a file: each is framed by its length in 8 bytes and checksums of 4."""
     content = path.read_bytes()
     while content:
