@@ -100,7 +100,7 @@ def make_offline_control_config(name: str, *, agent: str) -> ml_collections.Conf
     """
     config = make_config(name, "Hopper-v5", 0)
     config.total_updates = 10_000
-    config.data.path = "runs/hopper-data"
+    config.data.path = "runs/hopper-data/medium"
     config.data.batch = 256
     config.data.learner_steps = 100
     config.network.hidden_sizes = (256, 256)

@@ -67,7 +67,9 @@ class Topology:
         actors = len(self.local_actor_devices) if self.acts else 0
         shared = actors + learners - per_process
         rest = f", {shared} of them both" if shared > 0 else f", {-shared} idle" if shared < 0 else ""
-        split = f"{actors} act, {learners} learn{rest}" if self.acts else f"{learners} learn{rest}, none acts"
+        split = f"{actors} act, {learners} learn{rest}"
+        if not self.acts:
+            split = "learns" if per_process == 1 else f"{learners} learn{rest}"
         if actors == learners == per_process:
             split = "acts and learns" if per_process == 1 else "all act and learn"
         kind = self.mesh.devices.flat[0].device_kind

@@ -145,12 +145,11 @@ def shared_programs() -> Iterator[None]:
 
 def _what_is_compiled(parts: Assembly) -> str:
     config = dataclasses.replace(parts.config, evaluate=EvaluateConfig())
-    if (
-        config.topology.placement == "sebulba" or config.is_offline
-    ):  # The environment is not in the program, nor when it returns.
+    # The environment is not in these programs, nor when it returns.
+    if config.topology.placement == "sebulba" or config.is_offline:
         shape, fixed = parts.config.env, {"checkpoint": CheckpointConfig(), "log": LogConfig(), "name": "run"}
         env = dataclasses.replace(shape, id="any", options={}, wrappers=(), workers=0)
-        data = dataclasses.replace(config.data, prefetch=1)
+        data = dataclasses.replace(config.data, prefetch=1) if config.is_offline else config.data
         config = dataclasses.replace(config, env=env, data=data, **fixed)
     return repr((config, parts.spec, [device.id for device in parts.topology.mesh.devices.flat]))
 

@@ -21,7 +21,7 @@ from jax import numpy as jnp
 import optax
 
 from podrl.actions import ContinuousActions
-from podrl.agents.parts.critic_steps import bootstrap, take_critic_step, take_policy_step, total_metrics
+from podrl.agents.parts.critic_steps import bootstrap, take_critic_step, take_step, total_metrics
 from podrl.agents.parts.interface import Agent, Batch, Partition, UpdateShape
 from podrl.agents.parts.optimizing import OptimizerOverRun, make_optimizer
 from podrl.agents.parts.recorded import samples_of
@@ -134,14 +134,14 @@ def _make_learn(
     optimizer, critic_optimizer, value_optimizer = optimizers
 
     def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, jax.Array]:
-        (sample, improvement), target = samples_of(batch), state.extra["target"]
+        # Cloning has the actions that the recorded policy chose, critics those that the environment clipped.
+        (sample, _), (_, improvement) = samples_of(batch, clip=True), samples_of(batch)
+        target = state.extra["target"]
 
         def value_loss(params: PyTree, part: Trajectory) -> tuple[jax.Array, dict[str, jax.Array]]:
             return iql_value_loss(config, own, params, target, part)
 
-        state, value_metrics = take_policy_step(
-            own, value_optimizer, state, sample, value_loss, partition, part="state_value"
-        )
+        state, value_metrics = take_step(own, value_optimizer, state, sample, value_loss, partition, part="state_value")
         valued = state.params
 
         def policy_loss(params: PyTree, part: Trajectory) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -150,7 +150,7 @@ def _make_learn(
         def targets_of(part: Trajectory) -> jax.Array:
             return bootstrap(config, part, own.state_value_at(valued, part, 1))
 
-        state, metrics = take_policy_step(own, optimizer, state, improvement, policy_loss, partition)
+        state, metrics = take_step(own, optimizer, state, improvement, policy_loss, partition, part="policy")
         state, critic_metrics, priority = take_critic_step(own, critic_optimizer, state, sample, targets_of, partition)
         slow = optax.incremental_update(state.params["critic"], target["critic"], config.target_rate)
         told = {**value_metrics, **metrics, **critic_metrics, "loss/learning_rate": optimizer.rate(state.step)}
@@ -209,5 +209,6 @@ def iql_policy_loss(
 
 
 def _recorded_value(networks: TwinCritic, target: PyTree, trajectory: Trajectory) -> jax.Array:
-    """Returns the smaller slow value of the recorded actions, [T, B]."""
-    return jnp.min(networks.values_at(target, trajectory, 0, trajectory.action), axis=-1)
+    """Returns the smaller slow value of the recorded actions as the environment clipped them, [T, B]."""
+    action = jnp.clip(trajectory.action, -1, 1)
+    return jnp.min(networks.values_at(target, trajectory, 0, action), axis=-1)

@@ -13,7 +13,8 @@ chains that start at the recorded actions (`podrl.agents.parts.tilted`). The bou
 the gap, and `ba` has no gap. Targets have no entropy. The temperature is learned as in SAC.
 
 Other algorithms are special cases. `tilted` without the policy's costs is conservative Q-learning with the policy as
-its prior. `ba` clones the data beside maximising values, as TD3+BC does, and with `value_weight=0` does nothing else.
+its prior. `ba` clones the data beside maximising values, as TD3+BC does. With `value_weight=0` the second line is left
+out, entropy and all, and `ba` is behavioural cloning.
 
 Source: Ma et al. 2022, arXiv:2210.07484, section 4; the numbers are those of their code.
 """
@@ -31,7 +32,7 @@ from podrl.agents.parts.critic_steps import (
     bootstrap,
     noise_keys,
     take_critic_step,
-    take_policy_step,
+    take_step,
     total_metrics,
 )
 from podrl.agents.parts.information import BOUNDS, information_term
@@ -79,11 +80,13 @@ class AgentConfig:
         policy_information_cost: Weight of the log-likelihood of recorded actions in the policy's loss.
         tilted_cost: Weight of the log-likelihood of tilted samples in the policy's loss; `tilted` only. With 0 no
             chains run, which take most gradients of a call of `learn`.
-        value_weight: Weight of the value in the policy's loss; 0 clones the data's behaviour.
+        value_weight: Weight of the value in the policy's loss. 0 leaves out the entropy too, and clones the data's
+            behaviour.
         action_samples: Actions of the policy, and samples of a chain, for each state.
         hmc_burn_in: Steps of a chain that are left out.
         hmc_leapfrog_steps: Leapfrog steps in a step of a chain, a gradient of the critics each.
-        hmc_step_size: The first size of leapfrog steps, in units of the policy's scale.
+        hmc_step_size: The first of the largest sizes of leapfrog steps, in units of the policy's scale. Each step of a
+            chain draws its size, between half of the largest and all of it.
         hmc_acceptance: The share of steps to accept, for which the step size is adapted in each call of `learn`.
         max_action: Recorded actions are clipped to [-max_action, max_action] where their likelihood is taken.
     """
@@ -182,7 +185,7 @@ def _make_learn(
     draw = jax.vmap(own.distribution.sample)
 
     def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, jax.Array]:
-        sample, improvement = samples_of(batch)
+        sample, improvement = samples_of(batch, clip=True)
         key, target_key, critic_key, policy_key = jax.random.split(state.key, 4)
         before, temperature = state, jnp.exp(state.extra["log_temperature"])
 
@@ -197,7 +200,7 @@ def _make_learn(
         state, critic_metrics, priority = take_critic_step(
             own, critic_optimizer, state, sample, targets_of, partition, term
         )
-        state, metrics = take_policy_step(own, optimizer, state, improvement, policy_loss, partition)
+        state, metrics = take_step(own, optimizer, state, improvement, policy_loss, partition, part="policy")
         target = optax.incremental_update(state.params["critic"], state.extra["target"]["critic"], config.target_rate)
         is_any = jnp.any(improvement.trajectory.is_transition)
         excess = jnp.where(is_any, metrics["policy/entropy"] - config.target_entropy * own.size, 0.0)
@@ -237,8 +240,9 @@ def misa_policy_loss(
     action, log_prob = jax.vmap(policy.sample_and_log_prob)(noise_keys(action_key, trajectory), output)
     values = jnp.min(networks.values_at(params, trajectory, 0, action), axis=-1)
     recorded = policy.log_prob(output, jnp.clip(trajectory.action, -config.max_action, config.max_action))
-    loss = jnp.exp(extra["log_temperature"]) * log_prob - config.value_weight * values
-    loss = loss - config.policy_information_cost * recorded
+    loss = -config.policy_information_cost * recorded
+    if config.value_weight:
+        loss = loss + jnp.exp(extra["log_temperature"]) * log_prob - config.value_weight * values
     told = {"policy/entropy": -log_prob, "policy/recorded_log_prob": recorded, "value/policy": values}
     if not config.runs_chains:
         return loss, told

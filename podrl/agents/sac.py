@@ -28,12 +28,13 @@ from podrl.agents.parts.critic_steps import (
     bootstrap,
     noise_keys,
     take_critic_step,
-    take_policy_step,
+    take_step,
     total_metrics,
 )
 from podrl.agents.parts.interface import Agent, Batch, Partition, UpdateShape
 from podrl.agents.parts.optimizing import OptimizerOverRun, make_optimizer
 from podrl.agents.parts.recorded import samples_of
+from podrl.agents.parts.temperature import init_temperature, move_temperature
 from podrl.agents.parts.twin_critic import (
     TRANSITIONS,
     TwinCritic,
@@ -128,12 +129,8 @@ def make_agent(
     )
 
     def extra(params: PyTree) -> dict[str, PyTree]:
-        log_temperature = jnp.log(jnp.float32(config.temperature))
-        return {
-            "target": {"critic": jax.tree.map(jnp.copy, params["critic"])},
-            "log_temperature": log_temperature,
-            "temperature_optimizer": temperature_optimizer.init(log_temperature),
-        }
+        target = {"critic": jax.tree.map(jnp.copy, params["critic"])}
+        return {"target": target, **init_temperature(temperature_optimizer, config.temperature)}
 
     policy = own.distribution
     return make_twin_critic_agent(
@@ -154,8 +151,9 @@ def _make_learn(
     optimizer, critic_optimizer, temperature_optimizer = optimizers
 
     def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, jax.Array]:
-        sample, improvement = samples_of(batch)
-        key, target_key, policy_key, term_key = jax.random.split(state.key, 4)
+        sample, improvement = samples_of(batch, clip=True)
+        key, target_key, policy_key = jax.random.split(state.key, 3)
+        term_key = jax.random.fold_in(state.key, 3)  # Not of the split, so that CQL's term does not change SAC's noise.
         temperature, before = jnp.exp(state.extra["log_temperature"]), state
 
         def targets_of(part: Trajectory) -> jax.Array:
@@ -168,19 +166,12 @@ def _make_learn(
         state, critic_metrics, priority = take_critic_step(
             own, critic_optimizer, state, sample, targets_of, partition, term
         )
-        state, metrics = take_policy_step(own, optimizer, state, improvement, policy_loss, partition)
+        state, metrics = take_step(own, optimizer, state, improvement, policy_loss, partition, part="policy")
         excess = metrics["policy/entropy"] - config.target_entropy * own.size
-        slope = jnp.where(jnp.any(improvement.trajectory.is_transition), excess, 0.0)
-        log_temperature, temperature_state = temperature_optimizer.move(
-            state.step, state.extra["log_temperature"], state.extra["temperature_optimizer"], slope
-        )
+        excess = jnp.where(jnp.any(improvement.trajectory.is_transition), excess, 0.0)
         target = optax.incremental_update(state.params["critic"], state.extra["target"]["critic"], config.target_rate)
-        extra = {
-            **state.extra,
-            "target": {"critic": target},
-            "log_temperature": log_temperature,
-            "temperature_optimizer": temperature_state,
-        }
+        moved = move_temperature(temperature_optimizer, state, excess)
+        extra = {**state.extra, "target": {"critic": target}, **moved}
         told = {"policy/temperature": temperature, "loss/learning_rate": optimizer.rate(state.step)}
         state = dataclasses.replace(state, extra=extra, key=key)
         return state, total_metrics({**critic_metrics, **metrics, **told}, [term.name] if term else []), priority

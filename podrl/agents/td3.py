@@ -25,7 +25,7 @@ from podrl.agents.parts.critic_steps import (
     bootstrap,
     noise_keys,
     take_critic_step,
-    take_policy_step,
+    take_step,
     total_metrics,
 )
 from podrl.agents.parts.interface import Agent, Batch, Partition, UpdateShape
@@ -59,7 +59,7 @@ class AgentConfig:
         target_noise: Standard deviation of the noise of the targets' actions.
         max_target_noise: That noise is clipped to [-max_target_noise, max_target_noise].
         behaviour_alpha: TD3+BC's alpha: the weight of values, in units of their mean size, beside the squared distance
-            to the recorded action. 0 leaves the distance out, as TD3 does.
+            to the recorded action. A value near 0 is cloning; 0 itself leaves the distance out and is TD3.
         random_steps: Env steps of the whole job before the policy acts; the actions until then are uniform.
         reward_scale: Rewards are multiplied by it.
     """
@@ -145,7 +145,7 @@ def _make_learn(
     optimizer, critic_optimizer = optimizers
 
     def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, jax.Array]:
-        (sample, improvement), before = samples_of(batch), state
+        (sample, improvement), before = samples_of(batch, clip=True), state
         key, target_key = jax.random.split(state.key)
 
         def targets_of(part: Trajectory) -> jax.Array:
@@ -156,7 +156,7 @@ def _make_learn(
 
         def move_policy(state: LearnerState) -> tuple[LearnerState, Metrics]:
             constrained = stay_near_recorded(config.behaviour_alpha, own, state.params, improvement, policy_loss)
-            state, metrics = take_policy_step(own, optimizer, state, improvement, constrained, partition)
+            state, metrics = take_step(own, optimizer, state, improvement, constrained, partition, part="policy")
             target = optax.incremental_update(state.params, state.extra["target"], config.target_rate)
             return dataclasses.replace(state, extra={**state.extra, "target": target}), metrics
 

@@ -4,6 +4,9 @@ Each step draws a momentum, follows the Hamiltonian dynamics of position and mom
 accepts the end with the Metropolis probability min(1, e^(H before - H after)). So the density stays invariant for every
 size of the steps; a larger size moves further and is accepted less often.
 
+The dynamics of a Gaussian are a rotation, and some sizes turn every position into its opposite, or back into itself:
+all steps are accepted, and the chain does not mix. So each step draws its size.
+
 Source: Neal 2011, MCMC using Hamiltonian dynamics, Handbook of MCMC, arXiv:1206.1901, sections 2.3 and 3.2.
 """
 
@@ -13,7 +16,9 @@ from flax import struct
 import jax
 from jax import numpy as jnp
 
-LEAST_STEP, LARGEST_STEP = 1e-4, 10.0  # Of `adapt_step_size`.
+# Of `adapt_step_size`. Two leapfrog steps of size sqrt(2) turn a standard Gaussian's position into its opposite, where
+# all is accepted and nothing mixes.
+LEAST_STEP, LARGEST_STEP = 1e-4, 1.2
 _RATE = 0.05
 _Place = tuple[jax.Array, jax.Array, jax.Array]  # A position [..., D], its log-density [...] and that's slope.
 
@@ -50,12 +55,15 @@ def sample_by_hmc(
         keys: [...] typed PRNG keys, one for each chain: a chain does not depend on which others run beside it.
         log_density: (positions [..., D]) -> [...], in nats, up to a constant. Row i depends on position i alone.
         start: [..., D]; the first positions.
-        step_size: [] or what broadcasts to [..., D]; the size of a leapfrog step. Momenta are standard Gaussians.
+        step_size: [] or what broadcasts to [..., D]; the largest size of a leapfrog step. Each step of a chain takes
+            leapfrog steps of one size, uniform between half of it and all of it, whatever the position is. Momenta are
+            standard Gaussians.
         leapfrog_steps: Leapfrog steps in a step of the chain.
         burn_in: Steps of which nothing is returned.
         num_samples: S, the steps behind these.
 
-    Source: Neal 2011, arXiv:1206.1901, equations 2.28 to 2.30 (leapfrog) and section 3.2 (acceptance).
+    Source: Neal 2011, arXiv:1206.1901, equations 2.28 to 2.30 (leapfrog) and section 3.2 (acceptance, and step
+    sizes at random).
     """
 
     def total(position: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -66,19 +74,21 @@ def sample_by_hmc(
         slope, height = jax.grad(total, has_aux=True)(position)
         return position, height, slope
 
-    def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        momentum_key, accept_key = jax.random.split(key)
-        return jax.random.normal(momentum_key, start.shape[-1:]), jax.random.uniform(accept_key)
+    def draw(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        momentum_key, accept_key, size_key = jax.random.split(key, 3)
+        share = jax.random.uniform(size_key, (1,), minval=0.5)
+        return jax.random.normal(momentum_key, start.shape[-1:]), jax.random.uniform(accept_key), share
 
-    def leap(_: jax.Array, moving: tuple[_Place, jax.Array]) -> tuple[_Place, jax.Array]:
+    def leap(size: jax.Array, moving: tuple[_Place, jax.Array]) -> tuple[_Place, jax.Array]:
         place, momentum = moving
-        momentum = momentum + 0.5 * step_size * place[2]
-        place = evaluate(place[0] + step_size * momentum)
-        return place, momentum + 0.5 * step_size * place[2]
+        momentum = momentum + 0.5 * size * place[2]
+        place = evaluate(place[0] + size * momentum)
+        return place, momentum + 0.5 * size * place[2]
 
     def step(here: _Place, number: jax.Array) -> tuple[_Place, tuple[jax.Array, jax.Array]]:
-        momentum, threshold = over_rows(lambda key: draw(jax.random.fold_in(key, number)))(keys)
-        there, moving = jax.lax.fori_loop(0, leapfrog_steps, leap, (here, momentum))
+        momentum, threshold, share = over_rows(lambda key: draw(jax.random.fold_in(key, number)))(keys)
+        size = share * step_size
+        there, moving = jax.lax.fori_loop(0, leapfrog_steps, lambda _, place: leap(size, place), (here, momentum))
         gain = there[1] - here[1] + 0.5 * jnp.sum(jnp.square(momentum) - jnp.square(moving), axis=-1)
         probability = jnp.where(jnp.isfinite(gain), jnp.exp(jnp.minimum(gain, 0.0)), 0.0)
         accepted = threshold < probability

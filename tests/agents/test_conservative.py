@@ -8,11 +8,13 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
+from configs import cql
 from podrl.agents.parts.conservative import conservative_gaps, propose_actions
 from podrl.agents.parts.interface import Batch, Partition
 from podrl.agents.parts.recorded import REBALANCED, UNIFORM
 from podrl.agents.r2d2 import AgentConfig as DiscreteConfig
 from podrl.agents.sac import AgentConfig, make_agent, sac_targets
+from podrl.assembly import resolve
 from tests.agents import test_r2d2
 from tests.agents.test_sac import SIZE, SPEC, asked, paper_values, plain, random_sample, toy_networks
 
@@ -31,6 +33,14 @@ def params_of(networks):
     """With a policy that is nowhere near the edge of the range."""
     policy = jax.tree.map(lambda x: 0.1 * x, networks.policy.init(None)["policy"])
     return {"policy": policy, **networks.critic.init(None)}
+
+
+def test_the_config_weighs_the_term_as_the_authors_do_and_learns_the_temperature_like_the_policy():
+    """Their weight of 5 stands beside the whole squared error."""
+    agent = resolve(cql.get_config()).agent
+    assert agent.conservative_weight == 5 / 2
+    assert agent.temperature_optimizer == agent.optimizer
+    assert agent.critic_optimizer == dataclasses.replace(agent.optimizer, learning_rate=3e-4)
 
 
 def both(uniform, rebalanced):
@@ -110,7 +120,7 @@ class TestSac:
         uniform, rebalanced = random_sample(1), random_sample(2)
         state, _, metrics = self.learn(both(uniform, rebalanced))
         networks, params = toy_networks(), state.params
-        _, target_key, _, term_key = jax.random.split(state.key, 4)
+        target_key, term_key = jax.random.split(state.key, 3)[1], jax.random.fold_in(state.key, 3)
         real = rebalanced.trajectory.is_transition
         gaps = conservative_gaps(networks, params, rebalanced.trajectory, term_key, num=3).sum(-1)
         expected = 5 * np.sum(np.where(real, gaps * rebalanced.weight, 0)) / real.sum()
@@ -153,6 +163,7 @@ class TestSac:
         jax.tree.map(np.testing.assert_array_equal, *fresh)
         jax.tree.map(np.testing.assert_array_equal, recorded[1], fresh[1])
 
+    @pytest.mark.slow
     def test_micro_batches_learn_the_same(self):
         batch = both(random_sample(1), random_sample(2))
         steps = [

@@ -84,7 +84,7 @@ class Paper:
         return observation @ self.params["state_value"]["slopes"]
 
     def slow_value(self, observation, action):
-        return paper_values(self.target, observation, action).min()
+        return paper_values(self.target, observation, np.clip(action, -1, 1)).min()
 
     def expectile_loss(self, observation, action):
         difference = self.slow_value(observation, action) - self.value(observation)
@@ -111,16 +111,27 @@ def mean_over(sample, loss):
     return np.mean(losses)
 
 
-def test_each_loss_is_the_papers_of_its_own_stream_with_its_weights():
-    """State values and critics are of the uniform stream, the policy is of the rebalanced one."""
-    uniform, rebalanced = random_sample(1), random_sample(2)
+def reaching(sample, reach):
+    """The sample with actions that leave the range, if `reach` is above 1."""
+    return dataclasses.replace(
+        sample, trajectory=dataclasses.replace(sample.trajectory, action=reach * sample.trajectory.action)
+    )
+
+
+@pytest.mark.parametrize("reach", [1.0, 3.0])
+def test_each_loss_is_the_papers_of_its_own_stream_with_its_weights(reach):
+    """State values and critics are of the uniform stream, the policy is of the rebalanced one.
+
+    Values are those of the actions as the environment clips them, likelihoods those of the actions as they were chosen.
+    """
+    uniform, rebalanced = (reaching(random_sample(seed), reach) for seed in (1, 2))
     state, learn = make_learn()
     _, metrics, _ = learn(state, both(uniform, rebalanced))
     paper = Paper(state)
 
     def critic_loss(observation, action, following, reward, discount):
-        target = reward + 0.9 * discount * paper.value(following)
-        return 0.5 * np.sum((target - paper_values(paper.params["critic"], observation, action)) ** 2)
+        target, clipped = reward + 0.9 * discount * paper.value(following), np.clip(action, -1, 1)
+        return 0.5 * np.sum((target - paper_values(paper.params["critic"], observation, clipped)) ** 2)
 
     found = {name: float(metrics[f"loss/{name}"]) for name in ("state_value", "policy", "value", "total")}
     value = mean_over(uniform, lambda observation, action, *_: paper.expectile_loss(observation, action))

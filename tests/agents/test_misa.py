@@ -12,6 +12,7 @@ from podrl.agents.misa import AgentConfig, make_agent, misa_policy_loss
 from podrl.agents.parts.critic_steps import noise_keys
 from podrl.agents.parts.information import BOUNDS, sample_actions
 from podrl.agents.parts.interface import Batch, Fresh, Partition
+from podrl.agents.parts.recorded import REBALANCED, UNIFORM
 from podrl.agents.parts.tilted import sample_tilted
 from podrl.agents.parts.updating import make_update
 from podrl.agents.sac import sac_policy_loss
@@ -133,8 +134,8 @@ def test_without_costs_of_its_own_the_policy_is_that_of_conservative_q_learning_
     assert "policy/hmc_acceptance" not in told
 
 
-@pytest.mark.parametrize("value_weight", [1.0, 0.0])
-def test_with_the_policys_bound_alone_it_clones_beside_maximising_values_as_in_td3_bc(value_weight):
+@pytest.mark.parametrize("value_weight", [1.5, 0.0])
+def test_with_the_policys_bound_alone_it_clones_beside_maximising_values_or_does_nothing_else(value_weight):
     sample, key = recorded(), jax.random.key(3)
     params, losses, told = policy_loss(sample, key, bound="ba", policy_information_cost=2.0, value_weight=value_weight)
     trajectory = sample.trajectory
@@ -143,7 +144,8 @@ def test_with_the_policys_bound_alone_it_clones_beside_maximising_values_as_in_t
     for b in range(BATCH):
         value = paper_values(params["critic"], trajectory.observation[0, b], np.asarray(actions)[0, b]).min()
         cloned = log_density(output[0, b], np.arctanh(np.clip(np.float64(trajectory.action[0, b]), -0.999, 0.999)))
-        expected = 0.3 * float(log_probs[0, b]) - value_weight * value - 2 * cloned
+        improved = 0.3 * float(log_probs[0, b]) - value_weight * value if value_weight else 0.0
+        expected = improved - 2 * cloned
         assert float(losses[0, b]) == pytest.approx(expected, rel=1e-4, abs=1e-4)
     assert "policy/hmc_acceptance" not in told
 
@@ -237,7 +239,32 @@ def test_resets_teach_nothing(bound):
     assert all(np.isfinite(x) for x in metrics.values())
 
 
-@pytest.mark.parametrize("bound", ["dv", "tilted"])
+@pytest.mark.parametrize("bound", [pytest.param("dv", marks=pytest.mark.slow), "tilted"])
+def test_each_part_learns_from_its_stream_with_its_weights(bound):
+    """Critics' errors from the uniform stream, all else from the rebalanced one; the normalizer of `dv` is weighted."""
+    proportional = dataclasses.replace(plain(0.01), epsilon=1.0)  # Adam's first step would be of one length.
+    moving = dict.fromkeys(("optimizer", "temperature_optimizer"), proportional)
+    agent = make_toy_agent(bound=bound, critic_optimizer=plain(1e-12), **moving)
+    state, learn = agent.init(jax.random.key(0)), jax.jit(agent.learn)
+
+    def learned(uniform, rebalanced):
+        after, metrics, _ = learn(state, Batch(recorded={UNIFORM: uniform, REBALANCED: rebalanced}))
+        found = {name: metrics[name] for name in ("loss/value", "loss/information", "value/gap")}
+        found |= {name: after.extra[name] for name in ("log_temperature", "hmc_step_size") if name in after.extra}
+        return {**found, "policy": after.params["policy"]["bias"]}
+
+    def changed(*streams):
+        found = learned(*streams)
+        return {name for name, x in first.items() if np.any(x != found[name])}
+
+    one, other, third = (recorded(seed) for seed in (1, 2, 3))
+    even, first = dataclasses.replace(other, weight=np.ones_like(other.weight)), learned(one, other)
+    assert changed(third, other) == {"loss/value"}
+    assert changed(one, third) == set(first) - {"loss/value"}
+    assert changed(one, even) == {"loss/information", "policy", *(["value/gap"] if bound == "dv" else [])}
+
+
+@pytest.mark.parametrize("bound", ["dv", pytest.param("tilted", marks=pytest.mark.slow)])
 def test_neither_the_place_in_a_batch_nor_its_parts_matter(bound):
     sample, order = recorded(), np.random.default_rng(0).permutation(BATCH)
     shuffled = sample.map(lambda x: x[:, order], lambda x: x[order])
@@ -250,14 +277,13 @@ def test_neither_the_place_in_a_batch_nor_its_parts_matter(bound):
 
 
 def test_the_step_size_is_adapted_from_call_to_call():
-    agent = make_toy_agent(hmc_step_size=8.0)
-    learn, state = jax.jit(agent.learn), agent.init(jax.random.key(0))
-    for call in range(150):
+    agent = make_toy_agent(hmc_step_size=0.1, hmc_acceptance=0.8)
+    learn, state, expected = jax.jit(agent.learn), agent.init(jax.random.key(0)), 0.1
+    for call in range(4):
         state, metrics, _ = learn(state, Batch(recorded={"data": recorded(call)}))
-        if call == 0:
-            assert float(metrics["policy/hmc_step_size"]) == 8
-            assert float(metrics["policy/hmc_acceptance"]) < 0.2
-    assert 0.4 < float(metrics["policy/hmc_acceptance"]) < 0.95
+        assert float(metrics["policy/hmc_step_size"]) == pytest.approx(expected)
+        expected *= np.exp(0.05 * (float(metrics["policy/hmc_acceptance"]) - 0.8))
+    assert 0.102 < expected < 0.105
     assert learn._cache_size() == 1
 
 

@@ -11,12 +11,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 import pytest
 
-from podrl.agents.parts.interface import Fresh
+from podrl.actions import ContinuousActions
+from podrl.agents.parts.interface import Batch, Fresh
 from podrl.agents.parts.nonfinite import CHECKED
-from podrl.agents.parts.recorded import REBALANCED, UNIFORM
+from podrl.agents.parts.recorded import REBALANCED, UNIFORM, samples_of
 from podrl.agents.parts.updating import make_update
 from podrl.config.optimizer import OptimizerConfig
 from tests.agents.test_contract import ALL, NETWORKS, make_agent, shapes, spec_of
+from tests.agents.test_sac import random_sample
 from tests.short_runs import all_resets, random_recorded
 
 # What turns an agent into one for data sets.
@@ -132,6 +134,33 @@ def test_what_lies_behind_the_end_of_an_episode_does_not_matter(case):
 
     states = [case.update(case.state, given)[0].params for given in (streams, change(streams, changed))]
     jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+def test_actions_that_leave_the_range_teach_what_the_environment_made_of_them(case):
+    """For policies that are squashed."""
+    if not isinstance(case.spec.actions, ContinuousActions):
+        pytest.skip("This case has no actions of numbers.")
+
+    def learn(scale, limit):
+        def scaled(trajectory):
+            return dataclasses.replace(trajectory, action=np.clip(scale * trajectory.action, -limit, limit))
+
+        return case.update(case.state, change(case.streams(), scaled))
+
+    (raw, metrics), (clipped, told), (other, _) = learn(3, 9), learn(3, 1), learn(1, 1)
+    jax.tree.map(np.testing.assert_array_equal, (raw.params, metrics), (clipped.params, told))
+    assert any(np.any(x != y) for x, y in zip(*map(jax.tree.leaves, (raw.params, other.params)), strict=True))
+
+
+def test_experience_of_a_run_itself_is_not_clipped():
+    sample = random_sample()
+    large = dataclasses.replace(
+        sample, trajectory=dataclasses.replace(sample.trajectory, action=9 * np.ones((3, 16, 2)))
+    )
+    rollouts, recorded = Batch(rollouts=large), Batch(recorded={UNIFORM: large})
+    assert [float(x.trajectory.action.max()) for x in samples_of(rollouts, clip=True)] == [9, 9]
+    assert [float(x.trajectory.action.max()) for x in samples_of(recorded, clip=True)] == [1, 1]
+    assert [float(x.trajectory.action.max()) for x in samples_of(recorded)] == [9, 9]
 
 
 @pytest.mark.slow

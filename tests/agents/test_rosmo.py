@@ -251,6 +251,7 @@ def test_losses_equal_a_loop_along_each_unroll():
     assert found["loss/total"] == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_tree_search_imitates_nothing_and_never_visits_what_is_forbidden():
     pytest.importorskip("mctx")
     config = dataclasses.replace(CONFIG, improvement="mcts", simulations=12)

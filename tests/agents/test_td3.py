@@ -164,6 +164,7 @@ class TestBehaviour:
         assert np.any(policies[0] != policies[2])
         assert errors[0] == errors[2] != errors[1]
 
+    @pytest.mark.slow
     def test_micro_batches_learn_the_same(self):
         parts = [Partition(micro_batches=num) for num in (1, 4)]
         policies = [self.learn(self.streams(1, 2), partition=part)[1].params["policy"] for part in parts]

@@ -264,8 +264,9 @@ class TestWaiting:
             run(offline_config(data, actors__timeout_s=2.0))
         event.set()
 
-    def test_no_thread_is_left(self, data):
-        run(offline_config(data))
+    def test_no_thread_is_left_where_a_run_is_told_to_stop(self, data):
+        outcome, _ = run(offline_config(data, total_updates=500), should_stop=TestResume().stop_after(4))
+        assert outcome.counters.learner_steps < 500
         assert "data-reader" not in [thread.name for thread in threading.enumerate()]
 
     def test_an_update_that_is_not_finite_stops_the_run(self, tmp_path):

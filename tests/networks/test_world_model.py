@@ -30,7 +30,7 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=["vector", "memory", pytest.param("image", marks=pytest.mark.slow)])
 def case(request):
     config, spec, shape, latent = CASES[request.param]
     network = make_model_network(config, spec, shape)

@@ -40,7 +40,7 @@ def test_means_are_those_of_integrals_and_most_steps_are_accepted():
 
 def test_without_the_metropolis_step_large_steps_would_be_far_off():
     """Acceptance falls with the size of steps, and what is sampled stays right."""
-    chains = sample(step_size=0.75, burn_in=100, num_samples=200)
+    chains = sample(step_size=1.0, burn_in=100, num_samples=200)
     assert 0.2 < float(jnp.mean(chains.acceptance)) < 0.6
     assert np.tanh(chains.samples[..., 0]).mean() == pytest.approx(integrals(np.tanh), rel=0.02)
 
@@ -106,3 +106,34 @@ def test_the_step_size_goes_where_as_many_steps_are_accepted_as_asked(first):
     assert float(
         adapt_step_size(jnp.float32(first), jnp.float32(0.5 + 0.5 * (first > 1)), target=0.65)
     ) == pytest.approx(first)
+
+
+def squares(step_size):
+    """The mean of z^2 over chains of a standard Gaussian that start at 2, behind as few steps as MISA leaves out."""
+    keys = jax.random.split(jax.random.key(3), 256)
+    chains = sample_by_hmc(
+        keys,
+        lambda z: -0.5 * jnp.sum(jnp.square(z), axis=-1),
+        jnp.full((256, 6), 2.0),
+        step_size=step_size,
+        leapfrog_steps=2,
+        burn_in=5,
+        num_samples=50,
+    )
+    return jnp.mean(jnp.square(chains.samples)), jnp.mean(chains.acceptance)
+
+
+def test_chains_mix_where_steps_of_one_size_would_only_turn_to_the_opposite_position():
+    assert float(jax.jit(squares)(2**0.5)[0]) == pytest.approx(1, rel=0.2)
+
+
+def test_chains_mix_where_the_step_size_is_adapted_for_values_that_are_all_alike():
+    """Nearly every step is accepted, and only the limit of sizes ends the adaptation."""
+
+    def call(size, _):
+        found, acceptance = squares(size)
+        return adapt_step_size(size, acceptance, target=0.65), found
+
+    size, found = jax.lax.scan(call, jnp.float32(1.0), jnp.arange(40))
+    assert float(size) == pytest.approx(LARGEST_STEP)
+    np.testing.assert_allclose(found, 1, atol=0.2)

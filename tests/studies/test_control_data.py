@@ -103,7 +103,8 @@ def test_one_command_makes_all_sets_and_the_references_of_scores(run, tmp_path, 
 
 
 def test_a_run_with_one_checkpoint_is_one_line(tmp_path, capsys):
-    config = short_runs.make_config(total_env_steps=64, log__tensorboard=False)
+    one = {"topology__actor_devices_per_process": 1, "topology__learner_devices_per_process": 1}
+    config = short_runs.make_config(total_env_steps=64, log__tensorboard=False, **one)
     train.train(config, workdir=str(tmp_path / "run"))
     assert make(tmp_path / "run", tmp_path / "out") == 2
     assert "has 1 checkpoint(s); `medium` and `expert` are two of them" in capsys.readouterr().err

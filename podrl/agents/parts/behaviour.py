@@ -26,7 +26,7 @@ def stay_near_recorded(
     """Returns the loss lambda `value_loss` + (pi(s) - a)^2 with lambda = alpha / mean |Q(s, pi(s))|.
 
     The square is a mean over the numbers of the action, the mean in lambda one over all real transitions of the sample,
-    without weights. No gradient flows through lambda.
+    without weights. Lambda comes from `params` alone, so it has no gradient by the parameters that the loss is given.
 
     Args:
         alpha: The weight of values; 0 leaves `value_loss` as it is.
@@ -40,7 +40,7 @@ def stay_near_recorded(
     whole = resume_network(networks.policy, sample)
     values = value_loss(params, whole)[1]["value/policy"]
     size = masked_mean(jnp.abs(values), whole.is_transition)
-    weight = jax.lax.stop_gradient(alpha / jnp.maximum(size, _LEAST_SIZE))
+    weight = alpha / jnp.maximum(size, _LEAST_SIZE)
 
     def loss(moving: PyTree, trajectory: Trajectory) -> tuple[jax.Array, Mapping[str, jax.Array]]:
         losses, told = value_loss(moving, trajectory)

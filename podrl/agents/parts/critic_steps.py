@@ -1,4 +1,4 @@
-"""How agents with two critics learn from transitions: one optimizer step of the critics, one of the policy.
+"""How agents with two critics learn from transitions: one optimizer step of the critics, one of another part.
 
 The critics' targets bootstrap from the smaller value of two slow copies of them, since the best of noisy values is too
 large on average. A ring that draws by priority gets the critics' errors, and weights their loss.
@@ -106,7 +106,7 @@ def take_critic_step(
     return state, {**metrics, "grad/critic_norm": norm, "loss/weight": jnp.mean(sample.weight)}, priority
 
 
-def take_policy_step(
+def take_step(
     networks: TwinCritic,
     optimizer: OptimizerOverRun,
     state: LearnerState,
@@ -114,18 +114,18 @@ def take_policy_step(
     row_loss: RowLoss,
     partition: Partition,
     *,
-    part: str = "policy",
+    part: str,
 ) -> tuple[LearnerState, Metrics]:
-    """Takes one optimizer step of the policy, down the mean of its weighted loss over real transitions.
+    """Takes one optimizer step of a part of the parameters, down the mean of its weighted loss over real transitions.
 
     Args:
         networks: The agent's networks.
-        optimizer: The policy's optimizer.
+        optimizer: The part's optimizer.
         state: The state.
         sample: [T, B].
-        row_loss: The loss of each row, differentiated by `params["policy"]`.
+        row_loss: The loss of each row, differentiated by `params[part]`.
         partition: How the update goes through its batch.
-        part: The part of the parameters that takes the step, if it is not the policy.
+        part: The part: `policy`, or `state_value` if the agent has one.
 
     Returns:
         The state, and metrics.
