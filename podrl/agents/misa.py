@@ -11,12 +11,10 @@ recorded action a, each row adds:
 The last line is the gradient of the bound `tilted` by the policy, if both costs are the same. The samples a" come from
 chains that start at the recorded actions (`podrl.agents.parts.tilted`). The bound `dv` has one mean over all states in
 the gap, and `ba` has no gap. Targets have no entropy. The temperature is learned as in SAC.
+`tilted` without the policy's costs is conservative Q-learning with the policy as its prior. `ba` clones the data beside
+maximising values, as TD3+BC does. Without `value_weight` the second line is left out, and `ba` is behavioural cloning.
 
-Other algorithms are special cases. `tilted` without the policy's costs is conservative Q-learning with the policy as
-its prior. `ba` clones the data beside maximising values, as TD3+BC does. With `value_weight=0` the second line is left
-out, entropy and all, and `ba` is behavioural cloning.
-
-Source: Ma et al. 2022, arXiv:2210.07484, section 4; the numbers are those of their code.
+Source: Ma et al. 2022, arXiv:2210.07484, section 4; most numbers are those of their code.
 """
 
 from collections.abc import Callable, Mapping, Sequence
