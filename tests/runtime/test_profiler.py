@@ -63,7 +63,7 @@ def test_a_profile_shows_the_programs_of_its_updates_from_start_to_end(profiled)
     modules = {}
     for *_, arguments in spans(folder / "profile"):
         modules.setdefault(arguments.get("hlo_module"), set()).add(arguments.get("run_id"))
-    assert len(modules["jit__join_and_update"]) >= 5
+    assert len(modules["jit__take_and_update"]) >= 5
     assert len(modules["jit_act"]) >= 4 * 4
 
 
