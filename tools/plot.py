@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from etils import epath
 import numpy as np
+from rich.console import Console
 
 from podrl.config.commandline import Parser
 from podrl.config.config import check
@@ -194,7 +195,10 @@ def run(argv: list[str]) -> None:
         out.write_bytes(draw_endings(endings, command.against, y, out.suffix[1:]))
     else:
         groups = group_curves([read_curve(run, x, y) for run in command.runs])
+        moves = x == "wall" or any(curve.x[-1] > 0 for group in groups for curve in group)
+        check(moves, f"--x={x}: it is 0 throughout, as in runs from a data set. Use --x updates.")
         out.write_bytes(draw(groups, x, y, out.suffix[1:]))
+    Console(highlight=False).print(f"Drew it into {command.out}.", soft_wrap=True, markup=False)
 
 
 def main(argv: list[str]) -> int:

@@ -74,7 +74,8 @@ class DataConfig:
         check(
             shape.recorded is not None,
             f"agent.name={name} cannot learn from data.path={shown(self.path)}: it learns from the experience of its "
-            "own policy. Use an agent that learns from data sets, such as sac or td3, or leave data.path empty.",
+            "own policy. Use bc, or td3 or iql for actions that are numbers, or rosmo for one choice. Or leave "
+            "data.path empty.",
         )
         check(
             bool(self.path) or config.smoke,

@@ -3,14 +3,17 @@
 from collections.abc import Iterator, Sequence
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from absl import logging
 import numpy as np
 
+from podrl.actions import ActionSpace
 from podrl.config.config import check
 from podrl.data.joining import read_joined
 from podrl.data.manifest import DataSpec, Recording, describe_policy, hash_text
 from podrl.data.shards import EpisodeFacts, Shard, join_facts
+from podrl.data.trees import describe_structs
 from podrl.types import EnvSpec
 
 _READ_ROWS = 1 << 16  # Rows that are read at once, beside those in memory already.
@@ -115,10 +118,11 @@ def check_suits(data: DataSet, spec: EnvSpec, *, agent: str, needs: Sequence[str
     found, there = data.spec.env, {"behaviour": data.spec.behaviour != (), "params_version": data.spec.has_version}
     for what in ("observation", "actions"):
         before, now = getattr(found, what), getattr(spec, what)
+        verb = "is" if what == "observation" else "are"
         check(
             before == now,
-            f"data.path={data.folder} is of {found.id}, whose {what} is {before}; {spec.id} has {now}. Name a data set "
-            "of this environment.",
+            f"data.path={data.folder} is of {found.id}, whose {what} {verb} {_describe(before)}; {spec.id} has "
+            f"{_describe(now)}. Name a data set of this environment, or set env.id={found.id}.",
         )
     check(
         "carry" not in needs,
@@ -131,3 +135,8 @@ def check_suits(data: DataSet, spec: EnvSpec, *, agent: str, needs: Sequence[str
             f"data.path={data.folder} has no {name}, which agent.name={agent!r} needs. Record it anew from runs "
             "alone, whose agents record it: tools/record.py.",
         )
+
+
+def _describe(part: Any) -> str:
+    """Describes observations by their arrays, and actions by their record."""
+    return repr(part) if isinstance(part, ActionSpace) else describe_structs(part)

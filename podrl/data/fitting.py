@@ -7,6 +7,7 @@ from typing import Any
 from podrl.config.config import check
 from podrl.config.config_dict import differences
 from podrl.data.manifest import DataSpec, is_unused_folder
+from podrl.data.trees import describe_structs
 
 FREE = ("workers", "worker_timeout_s")  # Settings of the environment that change no episode.
 
@@ -28,7 +29,8 @@ def check_same_rows(folder: Path, found: DataSpec, wanted: DataSpec) -> None:
     )
     for name in sorted({**found.columns, **wanted.columns}):
         there, new = (spec.columns.get(name, "not there") for spec in (found, wanted))
-        check(there == new, f"{folder} holds other rows: {name} is {there}, and would be {new}. Name another folder.")
+        before, now = (each if isinstance(each, str) else describe_structs(each) for each in (there, new))
+        check(there == new, f"{folder} holds other rows: {name} is {before}, and would be {now}. Name another folder.")
 
 
 def check_same_settings(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -149,7 +149,10 @@ def read_manifest(folder: Path) -> DataManifest:
     path = folder / DATA_MANIFEST
     try:
         lack = "there is no such folder" if not folder.is_dir() else f"it has no {DATA_MANIFEST}"
-        check(path.exists(), f"{folder} is no data set: {lack}. Name a folder that tools/record.py made.")
+        check(
+            path.exists(),
+            f"{folder} is no data set: {lack}. Name one of tools/record.py (docs/offline.md).",
+        )
         text = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror or error}).") from None
@@ -158,6 +161,11 @@ def read_manifest(folder: Path) -> DataManifest:
         written = content.pop("hash")
         found = content["format"]
     except (ValueError, KeyError, TypeError, AttributeError):
+        check(
+            not (folder / "config.json").exists(),
+            f"{folder} is the folder of a run, and no data set. Record one from it: tools/record.py --workdir {folder} "
+            "--out FOLDER.",
+        )
         raise DataError(f"{path} is damaged: it is no manifest of a data set.") from None
     check(found == FORMAT, f"{path} is of format {found!r}; this podrl reads format {FORMAT}.")
     if written != _hash_values(content):

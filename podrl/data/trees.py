@@ -50,6 +50,15 @@ def structs_from_json(values: Mapping[str, Any]) -> PyTree:
     return from_columns("x", leaves)
 
 
+def describe_structs(tree: PyTree) -> str:
+    """Describes dtype and shape of each leaf, such as `float32[50]` or `camera uint8[84, 84], vector float32[3]`."""
+    columns = to_columns("x", tree)
+    return ", ".join(
+        f"{name.removeprefix('x').removeprefix('/')} {np.dtype(leaf.dtype).name}{list(leaf.shape)}".strip()
+        for name, leaf in columns.items()
+    )
+
+
 def _escape(key: Any) -> str:
     text = jax.tree_util.keystr((key,), simple=True)
     return text.replace("%", "%25").replace("/", "%2F")

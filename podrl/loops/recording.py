@@ -7,6 +7,7 @@ import functools
 from pathlib import Path
 from typing import NamedTuple
 
+from absl import logging
 import jax
 
 from podrl.config.config import Config, check
@@ -66,6 +67,7 @@ def open_recording(
     facts = {"policy": "training", "run": run, "agent": config.agent.name, "seed": config.seed}
     resume = functools.partial(_resume, assembly, recorded, facts, begin.learner_steps, job)
     writer = together(job, "data set", resume, config.actors.timeout_s)
+    logging.info("Records into %s", recorded.folder)
     with contextlib.closing(RunRecorder(writer, timeout_s=config.actors.timeout_s)) as recorder:
         services.watchdog.watch(Watched(ledger=recorder.ledger, doing=recorder.doing, is_alive=recorder.is_alive))
         if _is_over(config, begin):

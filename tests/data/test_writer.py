@@ -304,3 +304,12 @@ def test_a_manifest_of_a_later_format_is_no_damage(tmp_path):
         read_manifest(tmp_path / "shard-000000")
     with pytest.raises(ConfigError, match="is no data set: there is no such folder"):
         read_manifest(tmp_path / "nowhere")
+
+
+def test_the_folder_of_a_run_is_no_damaged_data_set(tmp_path):
+    for name in ("manifest.json", "config.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(
+        ConfigError, match=r"is the folder of a run, and no data set\. Record one from it: tools/record"
+    ):
+        read_manifest(tmp_path)

@@ -62,6 +62,18 @@ def test_runs_from_data_sets_are_drawn_over_updates(make_run, tmp_path, monkeypa
     assert (x, y, curve.x.tolist(), curve.y.tolist()) == ("updates", "evaluate/return", [10, 20, 30], [20, 40, 60])
 
 
+def test_an_axis_on_which_nothing_moves_is_refused(make_run, tmp_path, capsys):
+    make_run("run", total_updates=30)
+    row = {"learner_steps": 10, "env_steps": 0, "frames": 0, "evaluate/return": 2.0}
+    (tmp_path / "run/metrics.jsonl").write_text(json.dumps(row) + "\n")
+    command = ["plot.py", str(tmp_path / "run"), "--out", str(tmp_path / "curve.png"), "--y", "evaluate/return"]
+    assert plot.main([*command, "--x", "env_steps"]) == 2
+    assert "--x=env_steps: it is 0 throughout, as in runs from a data set. Use --x updates." in capsys.readouterr().err
+    assert not (tmp_path / "curve.png").exists()
+    assert plot.main(command) == 0
+    assert capsys.readouterr().out == f"Drew it into {tmp_path / 'curve.png'}.\n"
+
+
 def test_runs_of_one_config_and_environment_are_one_group(make_run):
     runs = [make_run("a"), make_run("b"), make_run("c", name="other"), make_run("d", env_id="Pong-v5")]
     groups = curves.group_curves([curves.read_curve(run, "env_steps", "episode/return") for run in runs])
