@@ -35,9 +35,14 @@ def encode_number(x: jax.Array, num_bins: int) -> jax.Array:
 
 
 def decode_number(logits: jax.Array) -> jax.Array:
-    """Returns the numbers [...] that logits [..., num_bins] stand for: their mean over bins, scaled back."""
-    probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
-    return unscale_value(jnp.sum(probabilities * _bins(logits.shape[-1]), axis=-1))
+    """Returns the numbers [...] that logits [..., num_bins] stand for: their mean over bins, scaled back.
+
+    Each bin is paired with its opposite, so that what is as likely above zero as below, such as a prediction before
+    anything is learned, is exactly 0, and not what rounding makes of it.
+    """
+    probabilities, middle = jax.nn.softmax(logits.astype(jnp.float32), axis=-1), logits.shape[-1] // 2
+    excess = probabilities[..., middle + 1 :] - jnp.flip(probabilities[..., :middle], axis=-1)
+    return unscale_value(jnp.sum(excess * _bins(logits.shape[-1])[middle + 1 :], axis=-1))
 
 
 def _bins(num_bins: int) -> jax.Array:

@@ -41,3 +41,11 @@ def test_equals_rlax():
 def test_an_even_number_of_bins_has_none_for_zero():
     with pytest.raises(ValueError, match="Found 20 bins; expected an odd number"):
         two_hot(jnp.zeros(()), 20)
+
+
+@pytest.mark.parametrize("num_bins", [21, 601])
+def test_what_is_as_likely_above_zero_as_below_is_exactly_zero(num_bins):
+    """An advantage of nothing must not be positive by rounding: whether an action is imitated goes by its sign."""
+    half = np.random.default_rng(0).normal(size=(100, num_bins // 2)).astype(np.float32)
+    logits = np.concatenate([half, np.zeros((100, 1), np.float32), half[:, ::-1]], axis=-1)
+    assert not np.any(jax.jit(decode_number)(logits))
