@@ -144,7 +144,7 @@ def _slow(begin_s: float) -> str:
 
 
 def _strange(key: str, config: Config) -> str:
-    """What of an accepted config is not sane, by rules that know no key but one."""
+    """What of an accepted config is not sane, by rules that know no key but two."""
     try:
         json.dumps(dataclasses.asdict(config), allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -158,6 +158,8 @@ def _strange(key: str, config: Config) -> str:
             continue
         if isinstance(item, int | float) and not (item == 0 or 1e-20 <= item <= most):
             return f"accepted {item!r}"
+        if item == "" and key == "data.path":  # There is none.
+            continue
         if isinstance(item, str) and not (item.strip() and item.isprintable() and len(item) <= 1_000):
             return f"accepted {item[:50]!r}, {len(item)} characters"
     return ""
