@@ -6,7 +6,7 @@ from podrl.config.config import Config
 
 _UPDATES, _UPDATES_BEFORE_LEARNING = 6, 2
 _UNROLLS = 16  # Of each environment in a ring of sequences.
-_LEARNER_STEPS = 4  # Of an update that learns from a data set.
+_LEARNER_STEPS = 4  # Learner steps in an update from a data set.
 
 
 def shrink(config: Config) -> Config:

@@ -158,7 +158,7 @@ class Boundaries:
             counters=counters,
             finished=is_finished(self._assembly.config, counters) and evaluated,
             stop_code=self._services.stop.code(),
-            env_steps_per_second=0.0 * rate if is_offline else rate,
+            env_steps_per_second=0.0 if is_offline else rate,
             samples_per_second=rate if is_offline else math.nan,
             compile_s=self._services.ledger.seconds()["compile"],
             episode_return=self._rows.episode_return,

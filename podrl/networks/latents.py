@@ -21,7 +21,7 @@ from podrl.networks.policies import policy_head
 from podrl.types import PyTree
 
 _EPSILON = 1e-5
-_POLICY_SCALE = 0.1  # Of the head's first weights. Latent states are small, so a new policy is nearly uniform.
+_POLICY_SCALE = 0.1  # Scale of the head's first weights. Latent states are small, so a new policy is nearly uniform.
 
 
 class VectorRepresentation(nn.Module):

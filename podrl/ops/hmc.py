@@ -16,11 +16,11 @@ from flax import struct
 import jax
 from jax import numpy as jnp
 
-# Of `adapt_step_size`. Two leapfrog steps of size sqrt(2) turn a standard Gaussian's position into its opposite, where
-# all is accepted and nothing mixes.
+# Limits of `adapt_step_size`. Two leapfrog steps of size sqrt(2) turn a standard Gaussian's position into its
+# opposite, where all is accepted and nothing mixes.
 LEAST_STEP, LARGEST_STEP = 1e-4, 1.2
 _RATE = 0.05
-_Place = tuple[jax.Array, jax.Array, jax.Array]  # A position [..., D], its log-density [...] and that's slope.
+_Place = tuple[jax.Array, jax.Array, jax.Array]  # A position [..., D], its log-density [...] and the slope of that.
 
 
 @struct.dataclass(kw_only=True)

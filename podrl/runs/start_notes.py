@@ -87,7 +87,7 @@ def _learning_rate(values: Mapping[str, Any], counters: Counters) -> tuple[float
     optimizer, actors = values.get("agent", {}).get("optimizer", {}), values.get("actors", {})
     sizes = [values.get("total_env_steps"), actors.get("num_envs"), actors.get("unroll_length")]
     done = counters.env_steps
-    if updates := values.get("total_updates"):  # Of a run from a data set.
+    if updates := values.get("total_updates"):  # A run from a data set.
         sizes, done = [updates, 1, 1], counters.learner_steps
     if not isinstance(optimizer, Mapping) or optimizer.get("learning_rate") is None or not all(sizes):
         return None

@@ -30,8 +30,8 @@ from podrl.runs.checkpoint_replay import has_replay
 from podrl.runtime.machine import available_cores
 from podrl.saved_run import limited_protocol, open_run
 
-MEDIUM_AT = 1 / 3  # Of the way from random to expert.
-EXPERT_SHARE = 0.1  # Of the steps of `mixed`.
+MEDIUM_AT = 1 / 3  # Share of the way from random to expert.
+EXPERT_SHARE = 0.1  # Share of the steps of `mixed`.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ def make_control_data(workdir: str, folder: Path, plan: ControlPlan, command: st
     mixed = [Part(RANDOM, None, low), Part(workdir, medium, low), Part(workdir, expert, EXPERT_SHARE)]
     _record(workdir, folder / "mixed", mixed, plan, 3)
     names = {"random": RANDOM, "medium": f"@{medium}", "expert": f"@{expert}", "mixed": "random, medium, expert"}
-    if any(has_replay(run, update) for update in whole_steps(run)):  # Of a run in progress there are others by now.
+    if any(has_replay(run, update) for update in whole_steps(run)):  # A run in progress has others by now.
         record_replay(workdir, folder / "replay")
         names["replay"] = "all until its newest checkpoint"
     return [_summarise(folder / name, policy, reference) for name, policy in names.items()]

@@ -43,7 +43,7 @@ def make(actions=KINDS["one choice"], network=None, partition=None, **config):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_is_the_weighted_mean_of_how_unlikely_the_recorded_actions_are(kind):
-    """Of the rebalanced stream, if there are two; rows behind an episode's end are no actions."""
+    """It clones the rebalanced stream, if there are two; rows behind an episode's end are no actions."""
     agent, spec, network = make(KINDS[kind], NetworkConfig(hidden_sizes=(16,), initial_scale=0.5), length=3)
     state, sample = agent.init(jax.random.key(0)), random_recorded(agent, spec, 3, 8)
     state = dataclasses.replace(state, params=jax.tree.map(lambda x: x + 0.1, state.params))

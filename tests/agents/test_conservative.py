@@ -68,7 +68,7 @@ def test_proposed_actions_are_uniform_and_the_policys_and_come_with_their_densit
 
 
 def test_the_estimate_is_the_integral_over_all_actions(networks):
-    """Of exp(Q) by a grid, for critics that are parabolas."""
+    """Integrates exp(Q) on a grid, for critics that are parabolas."""
     trajectory, params = random_sample(length=1, batch=4).trajectory, params_of(networks)
     found = jax.jit(lambda: conservative_gaps(networks, params, trajectory, jax.random.key(1), num=20_000))()
     centres = (np.arange(200) + 0.5) / 100 - 1

@@ -31,7 +31,7 @@ from tests.agents.test_sac import (
 
 NETWORKS = toy_networks()
 BATCH = 16
-GRID = np.linspace(-9, 9, 6001)  # Of actions before squashing.
+GRID = np.linspace(-9, 9, 6001)  # Actions before squashing.
 
 
 def make_toy_agent(partition=Partition(), **config):  # noqa: B008 (frozen)

@@ -92,7 +92,7 @@ def change(streams, function):
 
 
 def with_some_resets(trajectory):
-    """Of single transitions a data set gives none, as each starts where its episode has a step."""
+    """Marks resets in every fourth sequence; a data set gives single transitions none."""
     first = np.array(trajectory.first)
     first[:, 1:, ::4] = True
     return dataclasses.replace(trajectory, first=first)

@@ -108,7 +108,7 @@ def test_an_episode_in_progress_is_left_out_where_environments_are_opened_anew(t
             found += list(cutter.cut(player.rollout(4)))
         for env in range(NUM_ENVS):
             played = player.played[env]
-            if played and player.ends[env] == 1.0:  # Truncated by the last step: nobody can know.
+            if played and player.ends[env] == 1.0:  # Truncated by the last step: it cannot be known.
                 played = played[:-1]
             whole += played
             player.played[env] = []

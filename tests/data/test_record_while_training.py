@@ -62,7 +62,7 @@ def test_what_is_learned_is_the_same_to_the_bit(straight, tmp_path):
 
 
 def test_the_set_has_every_whole_episode_as_it_was_played(straight):
-    """Of 5 updates of 4 steps: 20 rows from where environments are opened, and the observation behind them."""
+    """Plays 5 updates of 4 steps: 20 rows from where environments are opened, and the observation behind them."""
     data = open_data(straight / "set")
     wanted = []
     for start in (0, 1):  # Environments play lengths 3, 5, 3 or 5, 3, 5; a reset takes a step.

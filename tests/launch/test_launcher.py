@@ -22,7 +22,7 @@ RUN_SLOWLY = ("impala_metaworld", "impala_minigrid", "impala_procgen", "impala_v
 RUN_SLOWLY += ("ppo_halfcheetah", "ppo_memory", "pqn_atari", "r2d2_memory", "sac_inverted_double_pendulum")
 # Their agents, sources and networks are those of others above, or of commands of the README.
 RUN_RARELY = ("impala_pong", "r2d2_minigrid_memory", "sac_pendulum", "seed_r2d2_memory")
-# Of agents that learn from a data set. Each smoke form records one.
+# Configs of agents that learn from a data set. Each smoke form records one.
 RUN_ON_DATA = ("bc", "cql", "iql", "misa", "td3_bc")
 # A deep network's updates of as many images as users have would take most of the test's time.
 FLAGS = dict.fromkeys(("impala_procgen", "pqn_atari"), ("--config.actors.num_envs=4",))

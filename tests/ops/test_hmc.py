@@ -11,7 +11,7 @@ GRID = np.linspace(-8, 8, 4001)
 
 
 def log_density(x):
-    """Of two coordinates that are independent: a Gaussian that is tilted by a value with two humps, and a wide one."""
+    """Two independent coordinates: a Gaussian that is tilted by a value with two humps, and a wide one."""
     tilted = -jnp.square(x[..., 0] - 0.3) / 2 + 1.5 * jnp.sin(3 * jnp.tanh(x[..., 0])) + jnp.tanh(x[..., 0])
     return tilted - jnp.square(x[..., 1] + 2) / 8
 

@@ -21,7 +21,7 @@ from tools import evaluate, make_control_data
         ({1: 0.0, 2: 40.0, 3: 100.0, 4: 90.0}, (2, 3)),
         ({1: 20.0, 2: 47.0, 3: 100.0}, (2, 3)),  # A third of the way from 10 is 40.
         ({1: 20.0, 2: 61.0, 3: 100.0}, (1, 3)),
-        ({1: 100.0, 2: 30.0, 3: 100.0}, (2, 3)),  # Of two equal ones the later.
+        ({1: 100.0, 2: 30.0, 3: 100.0}, (2, 3)),  # The later one of two equal ones.
     ],
 )
 def test_medium_is_closest_to_a_third_of_the_way_to_the_best(scores, chosen):

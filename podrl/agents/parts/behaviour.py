@@ -17,7 +17,7 @@ from podrl.agents.parts.twin_critic import TwinCritic
 from podrl.ops.losses import masked_mean
 from podrl.types import PyTree, Sample, Trajectory
 
-_LEAST_SIZE = 1e-6  # Of values, by which they are divided.
+_LEAST_SIZE = 1e-6  # Values are divided by at least this.
 
 
 def stay_near_recorded(

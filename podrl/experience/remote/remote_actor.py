@@ -26,7 +26,7 @@ class WorkersLedger(Ledger):
         """Starts with no time spent."""
         super().__init__(name)
         self._told_s = dict.fromkeys(super().seconds(), 0.0)
-        self._before_s = dict(self._told_s)  # Of workers that were lost.
+        self._before_s = dict(self._told_s)  # What workers had told before they were lost.
         self._told_at_s = time.monotonic()
 
     def tell(self, spent_s: dict[str, float]) -> None:
