@@ -97,7 +97,7 @@ def test_nobody_trains(public):
 @pytest.mark.slow
 @as_root
 def test_a_run_of_an_unknown_user_goes_on_and_is_inspected(tmp_path, capsys):
-    from tools import inspect_checkpoint
+    from podrl.commands import inspect_checkpoint
 
     overrides = {"checkpoint__every_updates": 2, "log__tensorboard": False}
     devices = {"topology__actor_devices_per_process": 1, "topology__learner_devices_per_process": 1}

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from podrl.config.programs import TOOL_FILES
+
 ROOT = Path(__file__).parent.parent / "podrl"
 ROOMS = [
     *(
@@ -40,7 +42,7 @@ ROOMS = [
         "launch",
         "studies",
     ),
-    "performance",
+    *("performance", "commands"),
 ]
 # What starts at once, or runs where no JAX is: launchers, processes that serve a run, tools over folders of runs.
 WITHOUT_JAX = [
@@ -115,6 +117,18 @@ def test_what_must_not_import_jax_does_not(module):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent)
 
 
+def test_a_command_is_a_module_and_a_file_in_tools_that_only_runs_it():
+    commands = {path.stem for path in ROOT.glob("commands/[!_]*.py")}
+    tools = {TOOL_FILES.get(command, command): command for command in commands}
+    assert {path.stem for path in (ROOT.parent / "tools").glob("*.py")} == set(tools)
+    for tool, command in tools.items():
+        program = ast.parse((ROOT.parent / f"tools/{tool}.py").read_text())
+        described = ast.parse((ROOT / f"commands/{command}.py").read_text())
+        assert ast.get_docstring(program) == ast.get_docstring(described)
+        assert f"from podrl.commands.{command} import main" in ast.unparse(program)
+        assert not [node for node in program.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+
+
 ORBAX = ("checkpoint", "checkpoint_arrays", "checkpoint_replay")
 
 
@@ -144,8 +158,9 @@ INTERFACES = {
 
 
 def test_no_two_public_things_share_a_name():
+    """Commands have names alike, as others run them and do not import from them."""
     places = collections.defaultdict(list)
-    for path in ROOT.rglob("*.py"):
+    for path in set(ROOT.rglob("*.py")) - set(ROOT.glob("commands/*")):
         for node in ast.parse(path.read_text()).body:
             targets = [node] if isinstance(node, ast.FunctionDef | ast.ClassDef) else getattr(node, "targets", [])
             names = [getattr(target, "name", getattr(target, "id", "_")) for target in targets]

@@ -1,50 +1,17 @@
 """An environment worker: steps environments for the actors of a learner's process. See `--help`."""
 
-import argparse
-from collections.abc import Callable
 from pathlib import Path
 import sys
 
-# `podrl` and configs' modules are found in whatever folder the command is run.
+# podrl is found in whatever folder the command is run.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from podrl.runtime import stop_signals
 
-if __name__ == "__main__":  # Before the following imports, which take seconds.
+if __name__ == "__main__":  # Before the following import, which takes seconds.
     stop_signals.stand()
 
-from podrl.launch.worker_command import parse_worker_flags, run_worker
-from podrl.runtime.tool import run_tool
-
-USAGE = """%(prog)s --connect HOST:PORT|unix:PATH [--worker_certificates FOLDER] [--env_threads T] [--wait_s 600]
-                     [--quiet]
-
-Connects to the learner's process of a run with --config.remote.env_workers=N, and steps environments for its actors.
-It may be started before or after the run, and ends with it. If it loses a run with --config.determinism=free, it tries
-for --wait_s to be admitted again. On one host nothing else is needed; between hosts both sides need a copy of one
-folder by tools/make_job_credentials.py (docs/workers.md).
-
-These are environment workers. The worker processes of --config.env.workers are something else: they share the
-environments of one pool, within an environment worker too.
-
-`tools/tpu_launch.py --env_workers N` starts a run with its environment workers on this machine."""
-
-
-def parse(argv: list[str]) -> argparse.Namespace:
-    """Parses `argv`, whose first entry is the program's name; see `parse_worker_flags`."""
-    return parse_worker_flags(argv, USAGE)
-
-
-def _load_serving() -> Callable[..., None]:
-    from podrl.experience.remote.worker import serve_learner
-
-    return serve_learner
-
-
-def main(argv: list[str]) -> int:
-    """Runs the command line and returns the exit code."""
-    return run_tool("env_worker", lambda: run_worker(parse(argv), "env_worker", _load_serving))
-
+from podrl.commands.env_worker import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv))

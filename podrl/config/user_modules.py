@@ -11,7 +11,8 @@ from pathlib import Path
 import sys
 from types import ModuleType
 
-ROOT = Path(__file__).resolve().parents[2]  # The root of podrl's checkout.
+from podrl.config.programs import ROOT, is_clone
+
 _CONFIGS = ROOT / "configs"
 
 
@@ -20,7 +21,7 @@ def give_way() -> None:
 
     Programs that run from a checkout call it once they have imported podrl.
     """
-    if not (ROOT / "tools/tpu_launch.py").is_file():  # podrl is installed, beside other packages.
+    if not is_clone():  # podrl is installed, beside other packages.
         return
     others = [entry for entry in sys.path if not entry or Path(entry).resolve() not in (ROOT, ROOT / "tools")]
     sys.path[:] = [*others, str(ROOT)]

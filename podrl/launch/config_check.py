@@ -13,7 +13,7 @@ from absl import logging
 
 from podrl.config.commandline import parse_command_line
 from podrl.config.config import MISTAKE, ConfigError
-from podrl.config.user_modules import ROOT
+from podrl.config.programs import ROOT
 from podrl.runtime.tool import run_tool
 
 _CHILD = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from podrl.launch import config_check; config_check.main()"

@@ -21,8 +21,8 @@ import time
 from absl import logging
 
 from podrl.config.config import check
+from podrl.config.programs import start_arguments
 from podrl.config.remote import NO_CERTIFICATES
-from podrl.config.user_modules import ROOT
 from podrl.experience.remote.endpoint import LONGEST_SOCKET, UNIX, Endpoint, address_of_process
 from podrl.launch.members import Member
 from podrl.launch.preparation import preparation
@@ -30,10 +30,9 @@ from podrl.launch.worker_watch import WorkerWatch
 from podrl.runtime.job.secret import FILE_VARIABLE, VARIABLE, make_secret
 from podrl.runtime.waiting import Patience
 
-WORKER_PROGRAM = ROOT / "tools/env_worker.py"
 ENV_WORKERS, ACTOR_WORKERS = "env_workers", "actor_workers"  # Flags, and config keys.
 _NOUNS = {ENV_WORKERS: "environment worker", ACTOR_WORKERS: "actor worker"}
-WORKER_PROGRAMS = {ENV_WORKERS: WORKER_PROGRAM, ACTOR_WORKERS: ROOT / "tools/actor_worker.py"}
+_COMMANDS = {ENV_WORKERS: "env_worker", ACTOR_WORKERS: "actor_worker"}
 _PAUSE_S, _GRACE_S = 1.0, 10.0  # Until those that no run has admitted are told to end, and until all are killed.
 _POLL_S = 0.1
 
@@ -81,7 +80,7 @@ def env_workers_beside(
         processes: list[subprocess.Popen[bytes]] = []
         starts = [
             functools.partial(_start, [*command, "--quiet"], {FILE_VARIABLE: str(secret)})
-            for command in worker_commands(address, count, len(members), program or WORKER_PROGRAMS[flag])
+            for command in worker_commands(address, count, len(members), flag, program)
         ]
         places = [Endpoint(place) for place in _places(address, count, len(members))]
         watch = WorkerWatch(processes, places, starts if replaces else (), _NOUNS[flag])
@@ -125,10 +124,13 @@ def check_not_chosen(arguments: Sequence[str], flag: str = ENV_WORKERS) -> None:
         )
 
 
-def worker_commands(address: str, count: int, num_processes: int, program: Path = WORKER_PROGRAM) -> list[list[str]]:
-    """Returns the command of each worker."""
+def worker_commands(
+    address: str, count: int, num_processes: int, flag: str, program: Path | None = None
+) -> list[list[str]]:
+    """Returns the command of each worker; without a `program` it is that of the flag's kind."""
+    arguments = start_arguments(_COMMANDS[flag]) if program is None else (str(program),)
     places = _places(address, count, num_processes)
-    return [[sys.executable, str(program), "--connect", place] for place in places]
+    return [[sys.executable, *arguments, "--connect", place] for place in places]
 
 
 def _places(address: str, count: int, num_processes: int) -> list[str]:

@@ -24,7 +24,7 @@ _TOPOLOGY = Path("/sys/devices/system/cpu")
 def make_members(
     arguments: Sequence[str],
     *,
-    program: str,
+    program: Sequence[str],
     num_processes: int,
     devices_per_process: int | None,
     gpus: Sequence[str],
@@ -38,7 +38,7 @@ def make_members(
 
     Args:
         arguments: arguments of the training command.
-        program: program that each process runs.
+        program: arguments of the Python that each process is, before those of the training.
         num_processes: number of processes; a single one gets no coordinator.
         devices_per_process: devices of each process; None for one on CPU, and for an equal share of the GPUs.
         gpus: GPUs as `CUDA_VISIBLE_DEVICES` names them; empty for a job on CPU.
@@ -71,7 +71,7 @@ def make_members(
             name=f"p{index}",
             command=(
                 sys.executable,
-                program,
+                *program,
                 *arguments,
                 *([*joining, str(index)] if num_processes > 1 else []),
             ),

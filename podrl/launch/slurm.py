@@ -77,13 +77,15 @@ done
 """
 
 
-def make_script(options: Options, *, name: str, program: str, arguments: Sequence[str], workdir: str, cwd: str) -> str:
+def make_script(
+    options: Options, *, name: str, program: Sequence[str], arguments: Sequence[str], workdir: str, cwd: str
+) -> str:
     """Returns the batch script.
 
     Args:
         options: the job's options; `nodes` and `gpus_per_node` are set.
         name: the config's name.
-        program: the training program, as seen from every node.
+        program: arguments of Python that run the training, before its own; files as seen from every node.
         arguments: the training's arguments, `--workdir` included.
         workdir: the absolute path of that folder, on a file system that all nodes share.
         cwd: the folder where relative paths in the arguments start.
@@ -97,7 +99,7 @@ def make_script(options: Options, *, name: str, program: str, arguments: Sequenc
         cwd=shlex.quote(cwd),
         secret=VARIABLE,
         srun=" ".join([*parts.flags, *step_flags(options)]),
-        command=shlex.join([program, *arguments]),
+        command=shlex.join([*program, *arguments]),
         prepare=parts.prepare,
         start=parts.start,
         settings=parts.settings,

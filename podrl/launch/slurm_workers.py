@@ -10,8 +10,8 @@ import dataclasses
 import shlex
 
 from podrl.config.config import check
-from podrl.config.user_modules import ROOT
-from podrl.launch.env_workers import WORKER_PROGRAM, check_grpc
+from podrl.config.programs import start_arguments
+from podrl.launch.env_workers import check_grpc
 from podrl.launch.options import Options
 from podrl.launch.slurm_resources import env_options, step_flags, workers_per_node
 
@@ -84,9 +84,9 @@ def make_worker_parts(options: Options) -> WorkerParts:
             f"Use a multiple of {others}.",
         )
     start = _START.format(
-        make_credentials=shlex.quote(str(ROOT / "tools/make_job_credentials.py")),
+        make_credentials=shlex.join(start_arguments("make_job_credentials")),
         srun=" ".join(["--het-group=1", *step_flags(env_options(options), per_node, wait_s=0)]),
-        program=shlex.quote(str(WORKER_PROGRAM)),
+        program=shlex.join(start_arguments("env_worker")),
         wait_s=_WAIT_S,
     )
     return WorkerParts(

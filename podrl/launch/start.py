@@ -11,13 +11,12 @@ from absl import logging
 
 from podrl.config.commandline import CommandLine
 from podrl.config.config import check
-from podrl.config.user_modules import ROOT
+from podrl.config.programs import ROOT, members_program
 from podrl.launch import local, slurm
 from podrl.launch.config_check import check_config
 from podrl.launch.env_workers import (
     ACTOR_WORKERS,
     ENV_WORKERS,
-    WORKER_PROGRAMS,
     check_not_chosen,
     env_workers_beside,
     with_workers,
@@ -78,9 +77,15 @@ def launch(
     arguments = [*argv[1:], *([] if command.workdir else [f"--workdir={workdir}"])]
     try:
         if options.slurm:
-            return _launch_slurm(options, argv[0], arguments, workdir, command.config.get("name", "run"))
+            return _launch_slurm(
+                options,
+                members_program(os.path.abspath(argv[0])),
+                arguments,
+                workdir,
+                command.config.get("name", "run"),
+            )
         replaces = command.config.get("determinism") == "free"
-        return _launch_here(options, argv[0], arguments, workdir, limits, replaces_workers=replaces)
+        return _launch_here(options, members_program(argv[0]), arguments, workdir, limits, replaces_workers=replaces)
     finally:
         if command.workdir is None:
             with contextlib.suppress(OSError):
@@ -113,7 +118,7 @@ def _check_membership(options: Options, argv: Sequence[str]) -> None:
 
 def _launch_here(
     options: Options,
-    program: str,
+    program: Sequence[str],
     arguments: list[str],
     workdir: str,
     limits: Limits | None,
@@ -164,12 +169,12 @@ def _show_here(members: Sequence[local.Member], count: int, flag: str) -> int:
         members = [with_workers(member, address, count, {}, flag=flag) for member in members]
     for index, member in enumerate(members):
         sys.stdout.write(f"# Process {index} of {len(members)}, on this machine:\n{local.shell_line(member)}\n")
-    for index, command in enumerate(worker_commands(address, count, len(members), WORKER_PROGRAMS[flag])):
+    for index, command in enumerate(worker_commands(address, count, len(members), flag)):
         sys.stdout.write(f"# Worker {index} of {count}:\n{shlex.join(command)}\n")
     return 0
 
 
-def _launch_slurm(options: Options, program: str, arguments: list[str], workdir: str, name: str) -> int:
+def _launch_slurm(options: Options, program: Sequence[str], arguments: list[str], workdir: str, name: str) -> int:
     check("://" not in workdir, f"--workdir={workdir}: a SLURM job wants a folder that all nodes share.")
     if options.env_nodes is not None:
         check_not_chosen(arguments)
@@ -177,7 +182,7 @@ def _launch_slurm(options: Options, program: str, arguments: list[str], workdir:
     script = slurm.make_script(
         options,
         name=name,
-        program=os.path.abspath(program),
+        program=program,
         arguments=arguments,
         workdir=folder,
         cwd=os.getcwd(),

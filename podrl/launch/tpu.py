@@ -12,7 +12,7 @@ import time
 from absl import logging
 
 from podrl.config.config import ConfigError, check
-from podrl.config.user_modules import ROOT
+from podrl.config.programs import ROOT
 from podrl.launch import gcloud
 from podrl.launch.job_end import JobEnd
 from podrl.launch.members import Limits, Member, run_members

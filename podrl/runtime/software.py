@@ -7,7 +7,7 @@ import subprocess
 
 from absl import logging
 
-from podrl.config.user_modules import ROOT
+from podrl.config.programs import ROOT
 
 LIBRARIES = ("podrl", "jax", "jaxlib", "flax", "optax", "envpool", "gymnasium", "orbax-checkpoint", "numpy")
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 import dataclasses
-from pathlib import Path
 import shlex
 import sys
 
@@ -29,7 +28,7 @@ from podrl.telemetry.plotting import make_figure
 REPORT = "report.html"
 
 
-def show_commands(definition: Definition, workdir: str, manner: Manner, program: Path) -> None:
+def show_commands(definition: Definition, workdir: str, manner: Manner, program: Sequence[str]) -> None:
     """Prints what would be run: every command, and the scripts of SLURM's jobs."""
     folder = _open(definition, workdir)
     feasible, infeasible = _examine(definition, manner)
@@ -53,7 +52,7 @@ def conduct(
     workdir: str,
     argv: Sequence[str],
     manner: Manner,
-    program: Path,
+    program: Sequence[str],
     predict: Predict | None = None,
 ) -> int:
     """Conducts a study, or resumes it.
@@ -165,7 +164,9 @@ def _examine(definition: Definition, manner: Manner) -> tuple[list[Point], list[
     return feasible, infeasible
 
 
-def _submit(definition: Definition, folder: Folder, trials: Sequence[Trial], manner: Manner, program: Path) -> int:
+def _submit(
+    definition: Definition, folder: Folder, trials: Sequence[Trial], manner: Manner, program: Sequence[str]
+) -> int:
     slurm_array.require_idle(folder)
     statuses = [take_up(folder, trial, retry_failed=manner.retry_failed) for trial in trials]
     left = {number: trials[number] for number, status in enumerate(statuses) if status is not None}
@@ -178,7 +179,7 @@ def _submit(definition: Definition, folder: Folder, trials: Sequence[Trial], man
         f"Submitted {len(left)} run(s) as SLURM job array(s) {', '.join(jobs)}; job {last} writes the report.\n"
         f"Where they stand:  squeue --jobs={','.join([*jobs, last])}\n"
         f"To end them:       scancel {' '.join([*jobs, last])}\n"
-        f"The report so far: {shlex.join(['python', str(program), f'--workdir={folder.path}', '--report_only'])}\n"
+        f"The report so far: {shlex.join(['python', *program, f'--workdir={folder.path}', '--report_only'])}\n"
         f"To go on:          the same command, once no job is left\n"
     )
     return 0

@@ -4,7 +4,7 @@ import os
 import sys
 
 from podrl.config.config import check
-from podrl.config.user_modules import ROOT
+from podrl.config.programs import start_arguments
 from podrl.launch import local
 from podrl.launch.options import FLAGS, Options
 from podrl.launch.slurm_resources import step_flags
@@ -12,7 +12,6 @@ from podrl.studies.feasibility import as_arguments
 from podrl.studies.grid import NUM_ENVS, Definition, Machines, Trial
 from podrl.studies.job import RunCommand
 
-LAUNCHER = ROOT / "tools/tpu_launch.py"
 _GIVEN_BY_THE_GRID = ("nodes", "gpus_per_node", "devices_per_process", "accelerator_type", "queued_resource")
 _QUIET = {"log.tensorboard": "False"}  # The rows say the same.
 
@@ -60,7 +59,7 @@ def make_run_command(definition: Definition, trial: Trial, run_folder: str) -> R
         # SIGTERM to srun makes it kill its tasks. This signals them, and not the batch script.
         allocation = os.environ.get("SLURM_JOB_ID", "")
         signals = ("scancel", allocation, "--signal=") if allocation else ()
-        command = (*srun, sys.executable, str(LAUNCHER), *training)
+        command = (*srun, sys.executable, *start_arguments("train"), *training)
         return RunCommand(command=command, environ=environ, signal_command=signals)
     if definition.place == "tpu":
         flags = {**definition.flags, "tpu": slice_name(definition, machines)}
@@ -69,7 +68,7 @@ def make_run_command(definition: Definition, trial: Trial, run_folder: str) -> R
         where = [f"--{name}={value}" if value else f"--{name}" for name, value in flags.items()]
     else:
         where = [f"--local_processes={machines.processes}", f"--devices_per_process={machines.devices_per_process}"]
-    return RunCommand(command=(sys.executable, str(LAUNCHER), *where, *training))
+    return RunCommand(command=(sys.executable, *start_arguments("train"), *where, *training))
 
 
 def slurm_options(definition: Definition, machines: Machines) -> Options:

@@ -52,9 +52,9 @@ class Submission:
 
 
 def make_scripts(
-    definition: Definition, folder: Folder, trials: Mapping[int, Trial], program: Path, manner: Manner
+    definition: Definition, folder: Folder, trials: Mapping[int, Trial], program: Sequence[str], manner: Manner
 ) -> list[Submission]:
-    """The batch scripts of the runs that are left, by their numbers; each runs the tool `program`."""
+    """The batch scripts of the runs that are left, by their numbers; each runs Python with the arguments `program`."""
     by_machines: dict[Machines, list[int]] = {}
     for number, trial in trials.items():
         by_machines.setdefault(trial.point.machines, []).append(number)
@@ -68,7 +68,7 @@ def make_scripts(
     return found
 
 
-def make_last(definition: Definition, folder: Folder, jobs: Sequence[str], program: Path) -> Submission:
+def make_last(definition: Definition, folder: Folder, jobs: Sequence[str], program: Sequence[str]) -> Submission:
     """The script that writes the report once the given jobs have ended."""
     options = slurm_options(definition, Machines(processes=1, devices_per_process=1))
     options, more = dataclasses.replace(options, gpus_per_node=0), {"dependency": f"afterany:{':'.join(jobs)}"}
@@ -109,7 +109,14 @@ def require_idle(folder: Folder) -> None:
 
 
 def _make_script(
-    options: Options, folder: Folder, program: Path, body: str, *, name: str, output: str, more: Mapping[str, str]
+    options: Options,
+    folder: Folder,
+    program: Sequence[str],
+    body: str,
+    *,
+    name: str,
+    output: str,
+    more: Mapping[str, str],
 ) -> str:
     header = make_header(
         options,
@@ -120,7 +127,7 @@ def _make_script(
     text = body.format(
         cwd=shlex.quote(os.getcwd()),
         python=shlex.quote(sys.executable),
-        program=shlex.quote(str(program)),
+        program=shlex.join(program),
         workdir=shlex.quote(_absolute(folder)),
     )
     return "\n".join(["#!/bin/bash", *header]) + "\n" + text

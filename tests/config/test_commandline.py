@@ -16,7 +16,7 @@ from podrl.config import commandline
 from tests.processes import ROOT
 
 CATCH = str(ROOT / "configs/impala_catch.py")
-launcher = importlib.import_module("tools.tpu_launch")
+launcher = importlib.import_module("podrl.commands.train")
 
 
 def errors_of(capsys, *arguments):

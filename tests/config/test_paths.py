@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from podrl import train
+from podrl.commands import evaluate, inspect_checkpoint
 from podrl.config.commandline import parse_command_line
 from podrl.config.config import ConfigError
 from podrl.config.paths import absolute, check_workdir_path, is_there
@@ -13,7 +14,6 @@ from podrl.runs.folder_guard import sole_user
 from tests import short_runs
 from tests.launch.test_launcher import ROOT
 from tests.processes import read_rows
-from tools import evaluate, inspect_checkpoint
 
 ONE_DEVICE = {
     "topology__actor_devices_per_process": 1,

@@ -9,7 +9,7 @@ import pytest
 
 from podrl.config import commandline
 from podrl.config.config import ConfigError
-from podrl.config.user_modules import ROOT
+from podrl.config.programs import ROOT
 
 CATCH = ROOT / "configs/impala_catch.py"
 ENVIRONMENT = """

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from podrl.commands import inspect_data as tool
 from podrl.data.inspection import inspect_data, principal_plane
 from podrl.data.manifest import DataSpec
 from podrl.data.writer import DataWriter
 from tests.data.episodes import IMAGES, VECTOR, make_episode, write_episodes
 from tests.data.test_writer import flip
-from tools import inspect_data as tool
 
 
 @pytest.fixture

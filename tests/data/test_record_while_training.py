@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from podrl import train
+from podrl.commands import inspect_data
 from podrl.config.config import ConfigError
 from podrl.data.data_set import open_data
 from podrl.data.manifest import DataSpec, read_manifest
@@ -21,7 +22,6 @@ from tests.data.test_cutting import Player
 from tests.faults.commands import CATCH
 from tests.faults.sameness import assert_same
 from tests.processes import checkpoints, finish_job, job, launch, num_rows, read_rows, signalled
-from tools import inspect_data
 
 ONE = {"topology__actor_devices_per_process": 1, "topology__learner_devices_per_process": 1}
 SHORT = {**ONE, "checkpoint__every_updates": 5, "log__tensorboard": False}

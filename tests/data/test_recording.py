@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from podrl import recording, train
+from podrl.commands import record
 from podrl.data.manifest import read_manifest
 from podrl.data.shards import Shard
 from podrl.data.writer import DataWriter
 from tests import short_runs
 from tests.data.episodes import content_of
-from tools import record
 
 
 def trained(folder, **overrides):

@@ -9,6 +9,7 @@ import pytest
 from configs import common
 from podrl import train
 from podrl.assembly import resolve
+from podrl.commands import evaluate
 from podrl.config.commandline import load_config, override
 from podrl.config.config import ConfigError, EnvConfig
 from podrl.config.env_numbers import with_number
@@ -18,7 +19,6 @@ from podrl.envs.sources import gymnasium
 from podrl.evaluation.episodes import MAX_ENVS
 from tests import short_runs
 from tests.envs.numbered import read_opened
-from tools import evaluate
 
 OWN, TOLD = "tests.envs.numbered:Numbered", "tests.envs.numbered:Told"
 

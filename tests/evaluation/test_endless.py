@@ -15,7 +15,7 @@ from podrl.saved_run import limited_protocol
 from podrl.train import train
 from tests import short_runs
 
-evaluate = importlib.import_module("tools.evaluate")
+evaluate = importlib.import_module("podrl.commands.evaluate")
 ENDLESS = "tests.evaluation.test_endless:Endless"
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from podrl import saved_run, train
+from podrl.commands import evaluate
 from podrl.envs.sources import envpool
 from podrl.runtime.machine import GPU_FLAG
 from tests import short_runs
 from tests.faults.checkpoints import unseal
-from tools import evaluate
 
 ONE_DEVICE = {
     "topology__actor_devices_per_process": 1,

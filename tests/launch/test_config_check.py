@@ -13,7 +13,7 @@ from tests.processes import ROOT
 
 PPO = ("--config", str(ROOT / "configs/ppo_catch.py"))
 SLURM = ("--slurm", "--nodes=1", "--gpus_per_node=0", "--dry_run")
-launcher = importlib.import_module("tools.tpu_launch")
+launcher = importlib.import_module("podrl.commands.train")
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ import subprocess
 
 import pytest
 
+from podrl.commands import env_worker
 from podrl.config import commandline
 from podrl.experience.remote.endpoint import address_of_process
 from podrl.runtime.job.platforms.tpu import TPU_PORT
 from podrl.runtime.job.secret import VARIABLE
 from tests.processes import ROOT
-from tools import env_worker
 
 yaml = pytest.importorskip("yaml")
 FILES = {"slice": ROOT / "docs/gke-jobset.yaml", "workers": ROOT / "docs/gke-workers-jobset.yaml"}

@@ -216,7 +216,7 @@ class TestGpus:
     def share(self, gpus, num_processes, devices=None):
         members = make_members(
             [],
-            program="x",
+            program=["x"],
             num_processes=num_processes,
             devices_per_process=devices,
             gpus=gpus,
@@ -259,7 +259,7 @@ def test_dry_run_prints_what_each_process_would_run(tmp_path):
 def test_what_it_prints_can_be_typed(tmp_path):
     (member,) = make_members(
         ["--do", "say('it''s'); import os; say(os.environ['CUDA_VISIBLE_DEVICES'])", "--workdir", "a b"],
-        program=STAND_IN,
+        program=[STAND_IN],
         num_processes=1,
         devices_per_process=None,
         gpus=["GPU-1"],

@@ -8,11 +8,11 @@ import threading
 
 import pytest
 
+from podrl.commands import train as tpu_launch
 from podrl.config.config import ConfigError
 from podrl.runtime.job import tpu_metadata
 from podrl.runtime.job.detection import find_membership
 from podrl.runtime.job.tpu_metadata import MetadataError, read_metadata
-from tools import tpu_launch
 
 POD = {"agent-worker-number": "1", "worker-network-endpoints": "10.0.0.4,10.0.0.5"}
 KEY = "agent-worker-number"

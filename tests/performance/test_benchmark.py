@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from podrl.assembly import assemble
+from podrl.commands import benchmark as tool
 from podrl.experience.schedule import WARMUP_UPDATES
 from podrl.loops import sebulba
 from podrl.loops.interface import Assembly
@@ -24,7 +25,6 @@ from podrl.performance.benchmark.relations import relate_to_stages
 from podrl.performance.composition import Overlap
 from tests.processes import ROOT
 from tests.short_runs import make_config, run
-from tools import benchmark as tool
 
 CATCH = str(ROOT / "configs/impala_catch.py")
 STAGES = {"env", "act", "learn", "transfer", "collect", "end_to_end"}

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
+from podrl.commands import plan as tool
 from podrl.runtime.machine import skip_absent_tpu
 from tests.processes import ROOT
-from tools import plan as tool
 
 CATCH = f"--config={ROOT}/configs/impala_catch.py"
 ATARI = f"--config={ROOT}/configs/impala_atari.py"

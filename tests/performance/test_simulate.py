@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from podrl.commands import simulate as tool
 from podrl.config.config import ConfigError
 from podrl.launch.local import share_of_cores, usable_cores
 from podrl.performance.composition import StageCost
@@ -9,7 +10,6 @@ from podrl.performance.planning.measurement import Measurements
 from podrl.performance.planning.reduction import measure_allreduce
 from podrl.performance.planning.simulate_command import SimulateCommand, parse_simulate
 from tests.processes import ROOT
-from tools import simulate as tool
 
 CONFIGS = ROOT / "configs"
 CATCH = str(CONFIGS / "impala_catch.py")

@@ -8,6 +8,7 @@ import jax
 from jax import numpy as jnp
 import pytest
 
+from podrl.commands import compare_runs as command
 from podrl.mesh import make_topology
 from podrl.ops.fingerprint import extend
 from podrl.runs.comparison import BATCH, CHAIN, PARAMS, boundary_note, compare_runs, conclusion
@@ -16,7 +17,6 @@ from podrl.runs.workdir import make_manifest, write_facts
 from podrl.telemetry.writer import MetricsWriter
 from tests import short_runs
 from tests.processes import ROOT
-from tools import compare_runs as command
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -230,6 +230,7 @@ class TestTheCommand:
             assert error.count("\n") == 1
 
     def test_waits_for_neither_jax_nor_environments(self):
-        code = "import sys, tools.compare_runs; print(sorted({'jax', 'flax', 'envpool', 'orbax'} & sys.modules.keys()))"
+        slow = "{'jax', 'flax', 'envpool', 'orbax'}"
+        code = f"import sys, podrl.commands.compare_runs; print(sorted({slow} & sys.modules.keys()))"
         result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
         assert result.stdout == "[]\n"

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import safetensors.flax
 
+from podrl.commands import inspect_checkpoint as tool
 from podrl.config.config import ConfigError, TopologyConfig
 from podrl.config.config_dict import to_dict
 from podrl.learning.learner import Learner
@@ -26,7 +27,6 @@ from podrl.types import Counters, Snapshot
 from tests.launch.test_launcher import ROOT
 from tests.runs.test_checkpoint import at_update
 from tests.short_runs import make_agent, make_config
-from tools import inspect_checkpoint as tool
 
 MANIFEST = {"commit": "abc123", "versions": {"jax": "1.2.3"}, "devices": ["a", "b"], "device_kind": "TPU v5e"}
 
@@ -144,7 +144,7 @@ def test_a_machine_of_one_device_without_envpool_shows_and_exports_the_same(work
     arguments = ["inspect_checkpoint.py", "--workdir", str(workdir), "--export", str(out)]
     program = (
         "import sys; sys.modules['envpool'] = None\n"
-        "from tools import inspect_checkpoint\n"
+        "from podrl.commands import inspect_checkpoint\n"
         f"code = inspect_checkpoint.main({arguments})\n"
         "import jax; assert jax.device_count() == 1\n"
         "sys.exit(code)"

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from podrl import train
+from podrl.commands import evaluate, inspect_checkpoint
 from podrl.loops.interface import Outcome
 from podrl.runs.checkpoint_arrays import read_params
 from podrl.saved_run import open_run
 from podrl.types import VECTOR
 from tests import short_runs
 from tests.faults.checkpoints import edit, unseal
-from tools import evaluate, inspect_checkpoint
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from podrl.commands import inspect_checkpoint as tool
 from podrl.config.config_dict import to_dict
 from podrl.config.replay import ReplayConfig
 from podrl.replay.batches import make_batch_replay
@@ -23,7 +24,6 @@ from tests.learning.test_learner import shapes
 from tests.replay.rings import KINDS, B, PlainBuffer, Rollouts
 from tests.runs.test_replay_pieces import replay_on
 from tests.short_runs import make_agent, make_config, random_trajectory
-from tools import inspect_checkpoint as tool
 
 LENGTH, ENVS, STEP = 6, 8, 40
 

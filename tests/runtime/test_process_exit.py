@@ -8,10 +8,10 @@ import sys
 import pytest
 
 from podrl import train
+from podrl.commands import benchmark, evaluate
 from podrl.config.commandline import parse_command_line
 from podrl.runtime.process_exit import contained, describe_error
 from tests.processes import ROOT
-from tools import benchmark, evaluate
 
 CATCH = str(ROOT / "configs/impala_catch.py")
 

@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from podrl.commands import study as scaling_study
 from podrl.studies.grid import Definition, Machines
 from podrl.telemetry.rates import START_KEY
 from tests.processes import ROOT
-from tools import scaling_study
 
 CATCH = str(ROOT / "configs/impala_catch.py")
 BATCH = 320  # env steps in an update of 16 environments

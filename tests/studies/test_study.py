@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 
+from podrl.commands import study as scaling_study
 from podrl.runtime.job.secret import EXPORT
 from podrl.studies import conduct
 from podrl.studies.feasibility import examine
@@ -21,7 +22,6 @@ from podrl.studies.measurement import measure_rows
 from podrl.studies.summary import RunRecord, collect, estimate, estimate_ratio, summarize_points
 from podrl.studies.table import make_run_table
 from tests.studies.studies import command, define, leave_run, leave_runs, make_rows, study
-from tools import scaling_study
 
 RATES = {"weak-1x1": (1000, 1200), "weak-2x1": (1900, 2100), "strong-1x1": (1000, 1000), "strong-2x1": (1200, 1300)}
 
@@ -286,7 +286,7 @@ def test_mistakes_are_one_line_and_start_nothing(workdir, capsys, monkeypatch, m
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert study(workdir, *more) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("scaling_study: error: ")
+    assert line.startswith("study: error: ")
     assert message in line
     assert not workdir.exists()
 

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
+from podrl.commands import study as scaling_study
 from tests.processes import ROOT, launch
-from tools import scaling_study
 
 STUDY = (
     *("--config=configs/impala_catch.py", "--workdir=gs://bucket/study", "--launch=tpu", "--tpu=study", "--zone=z"),

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from podrl import train
+from podrl.commands import evaluate, plot
 from podrl.config.config import ConfigError
 from podrl.runs.checkpoint_errors import DamagedError
 from podrl.runs.checkpoint_facts import read_facts
@@ -18,7 +19,6 @@ from tests.faults.checkpoints import unseal
 from tests.processes import ROOT, launch, read_rows
 from tests.short_runs import facts
 from tests.telemetry.test_display import ROW
-from tools import evaluate, plot
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 

@@ -10,6 +10,7 @@ import tracemalloc
 from etils import epath
 import pytest
 
+from podrl.commands import plot
 from podrl.config.config import ConfigError
 from podrl.runs.comparison import compare_runs
 from podrl.runs.progress import newest_update
@@ -20,7 +21,6 @@ from podrl.telemetry.kept_rows import drop_rows, has_row_with, run_seconds
 from podrl.telemetry.rates import CLOCK_FIELDS, RunClock
 from podrl.telemetry.writer import MetricsWriter
 from podrl.types import Counters
-from tools import plot
 
 
 def make_row(update, **fields):

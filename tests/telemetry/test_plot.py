@@ -5,8 +5,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from podrl.commands import plot
 from podrl.runs import curves
-from tools import plot
 
 
 @pytest.fixture

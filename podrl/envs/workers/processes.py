@@ -20,7 +20,7 @@ import gymnasium
 import numpy as np
 
 from podrl.config.config import ConfigError
-from podrl.config.user_modules import ROOT
+from podrl.config.programs import ROOT
 from podrl.envs.workers.batch import Steps
 from podrl.envs.workers.calls import EnvFailure
 from podrl.envs.workers.progress import BusyEnvironment

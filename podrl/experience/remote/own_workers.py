@@ -10,13 +10,11 @@ import sys
 import tempfile
 from types import TracebackType
 
-from podrl.config.config import check
-from podrl.config.user_modules import ROOT
+from podrl.config.programs import start_arguments
 from podrl.experience.remote.endpoint import UNIX
 from podrl.runtime.job.secret import FILE_VARIABLE, make_secret
 from podrl.runtime.waiting import Patience
 
-_PROGRAM = ROOT / "tools/env_worker.py"
 _GRACE_S = 5.0  # Until workers that have not ended with their learner are killed.
 
 
@@ -34,17 +32,14 @@ class OwnWorkers:
         Args:
             count: Their number.
             wait_s: Seconds that they wait for their learner.
-
-        Raises:
-            ConfigError: If podrl's tools are not beside it.
         """
-        check(_PROGRAM.is_file(), f"{_PROGRAM} is not there: podrl starts workers from its own checkout only.")
         self._folder = tempfile.TemporaryDirectory(prefix="podrl-")
         self.address = f"{UNIX}{self._folder.name}/workers"
         self.secret_file = Path(self._folder.name) / "secret"
         with open(self.secret_file, "w", opener=_open_private) as file:
             file.write(make_secret())
-        command = [sys.executable, str(_PROGRAM), "--connect", self.address, "--wait_s", str(wait_s), "--quiet"]
+        flags = ("--connect", self.address, "--wait_s", str(wait_s), "--quiet")
+        command = [sys.executable, *start_arguments("env_worker"), *flags]
         self._processes: list[subprocess.Popen[bytes]] = []
         try:
             for _ in range(count):

@@ -11,13 +11,12 @@ from typing import Any
 
 from etils import epath
 
-from podrl.config.user_modules import ROOT
+from podrl.config.programs import start_arguments
 from podrl.runs.records import Rows
 from podrl.runtime.temporary import temporary_folder
 from podrl.studies.job import last_word
 from podrl.studies.measurement import MEASURED_FIELDS, measure_rows, measured_seconds
 
-_LAUNCHER = ROOT / "tools/tpu_launch.py"
 _START_S = 900.0  # Longer than any job takes to its first updates.
 _END_S = 300.0  # And longer than any takes to end after SIGTERM.
 _POLL_S = 0.05
@@ -35,7 +34,7 @@ def time_job(
     with temporary_folder("benchmark") as folder:
         workdir, log = Path(folder) / "run", Path(folder) / "log"
         command = [
-            *(sys.executable, str(_LAUNCHER), f"--local_processes={processes}"),
+            *(sys.executable, *start_arguments("train"), f"--local_processes={processes}"),
             *(f"--devices_per_process={devices_per_process}", *arguments, f"--workdir={workdir}"),
             *("--config.total_env_steps=2_000_000_000", f"--config.log.every_updates={_EVERY_UPDATES}"),
             *("--config.checkpoint.every_updates=0", "--config.log.tensorboard=False"),

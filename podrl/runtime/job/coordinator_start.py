@@ -9,7 +9,7 @@ import sys
 import time
 
 from podrl.config.config import ConfigError
-from podrl.config.user_modules import ROOT
+from podrl.config.programs import ROOT
 from podrl.runtime.job.addresses import is_loopback, join_address, meeting_point
 from podrl.runtime.job.membership import Membership
 from podrl.runtime.job.secret import VARIABLE

@@ -1,9 +1,9 @@
 """Environment workers and the worker processes of one pool are two things, and whatever names one names the other."""
 
+from podrl.commands.env_worker import USAGE
 from podrl.config.config import EnvConfig
 from podrl.config.remote import RemoteConfig
 from podrl.launch.options import FLAGS
-from tools.env_worker import USAGE
 
 
 def entry(section, name):
