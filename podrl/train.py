@@ -247,4 +247,4 @@ def _exit_code(code: int, job: Job, error: Exception | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(refuse_module("podrl.train", "tools/tpu_launch.py --config configs/impala_catch.py"))
+    sys.exit(refuse_module("podrl.train", "train --config impala_catch"))

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from podrl.config.programs import TOOL_FILES
 from tests.processes import LIMIT_S, QUICK_TO_COMPILE, ROOT, environment, start
 
 # Every command on these pages runs in its smoke form; those of the other pages are understood.
@@ -86,7 +87,8 @@ def understand(command, folder, monkeypatch, capsys):
     _, tool, arguments = split(command)
     place(folder)
     monkeypatch.chdir(folder)
-    module = importlib.import_module(f"tools.{tool}")
+    commands = {file: command for command, file in TOOL_FILES.items()}
+    module = importlib.import_module(f"podrl.commands.{commands.get(tool, tool)}")
     if tool == "tpu_launch":
         with pytest.raises(SystemExit) as ending:
             module.run([tool, *arguments, "--help"])

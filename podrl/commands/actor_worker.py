@@ -5,19 +5,20 @@ from collections.abc import Callable
 import functools
 import os
 
+from podrl.config import programs
 from podrl.launch.worker_command import parse_worker_flags, run_worker
 from podrl.runtime.machine import keep_freed_memory, suit_xla_to_cpu
 from podrl.runtime.tool import run_tool
 
-USAGE = """%(prog)s --connect HOST:PORT|unix:PATH [--worker_certificates FOLDER] [--env_threads T] [--wait_s 600]
+USAGE = f"""%(prog)s --connect HOST:PORT|unix:PATH [--worker_certificates FOLDER] [--env_threads T] [--wait_s 600]
                        [--quiet]
 
 Connects to the learner's process of a run with --config.remote.actor_workers=N, and makes rollouts for it: it steps
 environments and chooses their actions, on the CPU, with a copy of the policy. It may be started before or after the
 run, and ends with it. On one host nothing else is needed; between hosts both sides need a copy of one folder by
-tools/make_job_credentials.py (docs/actor_workers.md).
+{programs.program_of("make_job_credentials")} (docs/actor_workers.md).
 
-`tools/tpu_launch.py --actor_workers N` starts a run with its actor workers on this machine."""
+`{programs.typed_command("train")} --actor_workers N` starts a run with its actor workers on this machine."""
 
 
 def _load_serving() -> Callable[..., None]:

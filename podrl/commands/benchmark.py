@@ -10,6 +10,7 @@ from typing import Any
 
 import ml_collections
 
+from podrl.config import programs
 from podrl.config.commandline import Parser
 from podrl.config.config import ConfigError, check
 from podrl.config.paths import absolute_path
@@ -19,14 +20,15 @@ from podrl.runtime.machine import jax_plugins, keep_freed_memory, require_determ
 from podrl.runtime.tables import make_console
 from podrl.runtime.tool import check_known, check_writable, contain, load_overridden, run_tool
 
-USAGE = """%(prog)s --config configs/impala_atari.py [--config.x.y=...] [--repeats 3] [--seconds 5] [--json FILE]
+USAGE = f"""%(prog)s --config configs/impala_atari.py [--config.x.y=...] [--repeats 3] [--seconds 5] [--json FILE]
        %(prog)s --config configs/impala_atari.py --memory [--json FILE]
        %(prog)s --config configs/impala_atari.py --compare configs/impala_atari.py --other.topology.micro_batches=1
 
 Measures environments, acting, learning and the whole run of a config, in env steps (the agent's decisions) and frames
 (the emulator's) per second, and in core-seconds per step. Or, with --compare, the whole runs of two configs in turns:
 --config.x.y=... changes both, --other.x.y=... the compared one. With --memory it only compiles, and says what an update
-takes on each learner device. Nothing is trained or saved. tools/scaling_study.py measures jobs of several processes."""
+takes on each learner device. Nothing is trained or saved. {programs.program_of("study")} measures jobs of several
+processes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,7 @@ def parse(argv: list[str]) -> Command:
     """
     parser = Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
     parser.add_argument("--config", required=True, help="config file")
-    parser.add_argument("--smoke", action="store_true", help="shrink the config as tools/tpu_launch.py --smoke does")
+    parser.add_argument("--smoke", action="store_true", help="shrink the config as in training")
     parser.add_argument("--repeats", type=int, default=3, help="of every stage, interleaved (3)")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each stage in each repeat, about (5)")
     parser.add_argument("--json", type=absolute_path, help="also write the whole report there")
@@ -120,11 +122,11 @@ def run(command: Command) -> None:
     keep_freed_memory()
     suit_xla_to_cpu(os.environ, jax_plugins())
     config = resolve(command.config)
-    config.check_makes_experience("tools/benchmark.py")
+    config.check_makes_experience(programs.program_of("benchmark"))
     with _blaming(command.other_file):
         other = resolve(command.other) if command.other is not None else None
         if other is not None:
-            other.check_makes_experience("tools/benchmark.py")
+            other.check_makes_experience(programs.program_of("benchmark"))
     if "exact" in (config.determinism, other and other.determinism):  # XLA's flags are the process's: both get them.
         require_determinism(os.environ, jax_plugins())
     rounds: dict[str, Any] = {"repeats": command.repeats, "seconds": command.seconds}

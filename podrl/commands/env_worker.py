@@ -3,21 +3,22 @@
 import argparse
 from collections.abc import Callable
 
+from podrl.config import programs
 from podrl.launch.worker_command import parse_worker_flags, run_worker
 from podrl.runtime.tool import run_tool
 
-USAGE = """%(prog)s --connect HOST:PORT|unix:PATH [--worker_certificates FOLDER] [--env_threads T] [--wait_s 600]
+USAGE = f"""%(prog)s --connect HOST:PORT|unix:PATH [--worker_certificates FOLDER] [--env_threads T] [--wait_s 600]
                      [--quiet]
 
 Connects to the learner's process of a run with --config.remote.env_workers=N, and steps environments for its actors.
 It may be started before or after the run, and ends with it. If it loses a run with --config.determinism=free, it tries
 for --wait_s to be admitted again. On one host nothing else is needed; between hosts both sides need a copy of one
-folder by tools/make_job_credentials.py (docs/workers.md).
+folder by {programs.program_of("make_job_credentials")} (docs/workers.md).
 
 These are environment workers. The worker processes of --config.env.workers are something else: they share the
 environments of one pool, within an environment worker too.
 
-`tools/tpu_launch.py --env_workers N` starts a run with its environment workers on this machine."""
+`{programs.typed_command("train")} --env_workers N` starts a run with its environment workers on this machine."""
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

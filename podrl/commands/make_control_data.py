@@ -4,6 +4,7 @@ import argparse
 import os
 import shlex
 
+from podrl.config import programs
 from podrl.config.commandline import Parser
 from podrl.config.paths import absolute, absolute_path
 from podrl.config.ranges import check_flag
@@ -11,16 +12,16 @@ from podrl.runtime.jax_settings import check_jax_settings
 from podrl.runtime.machine import jax_plugins, require_determinism, skip_absent_tpu, suit_xla_to_cpu
 from podrl.runtime.tool import contain, run_tool
 
-USAGE = """%(prog)s --workdir RUN --out FOLDER [--steps 200000] [--seed 1] [--envs 16] [--episodes 20]
+USAGE = f"""%(prog)s --workdir RUN --out FOLDER [--steps 200000] [--seed 1] [--envs 16] [--episodes 20]
                              [--max_episode_steps N]
 
-RUN is the folder of a run that kept several checkpoints, such as one of configs/sac_hopper.py with
+RUN is the folder of a run that kept several checkpoints, such as one of the config sac_hopper with
 --config.checkpoint.keep_every=1000. Plays greedy episodes with each of them, and writes into FOLDER:
 
   random, medium, expert   sets of one policy each: medium returns about a third of what the best checkpoint does
   mixed                    45%% random, 45%% medium and 10%% expert, by steps
   replay                   what is in the replay of the run's newest checkpoint that has one
-  reference.json           the returns of random and expert, for tools/evaluate.py --reference
+  reference.json           the returns of random and expert, for {programs.program_of("evaluate")} --reference
 
 Repeat a command that was cut short: it keeps what was written."""
 

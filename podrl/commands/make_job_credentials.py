@@ -4,19 +4,20 @@ import argparse
 from pathlib import Path
 import sys
 
+from podrl.config import programs
 from podrl.config.commandline import Parser
 from podrl.config.paths import absolute
 from podrl.config.ranges import check_flag
 from podrl.runtime.job.worker_credentials import DAYS, make_job_credentials
 from podrl.runtime.tool import run_tool
 
-USAGE = """%(prog)s --out FOLDER [--days 365]
+USAGE = f"""%(prog)s --out FOLDER [--days 365]
 
 Makes a folder that only you can enter, with a certificate, its key and a secret, by which a run and its environment
 workers on other hosts know each other. Copy it to every host (scp -rp), then name it:
 
-    python tools/tpu_launch.py ... --config.remote.address=node1:8470 --config.remote.certificates=FOLDER
-    python tools/env_worker.py --connect node1:8470 --worker_certificates FOLDER
+    {programs.typed_command("train")} ... --config.remote.address=node1:8470 --config.remote.certificates=FOLDER
+    {programs.typed_command("env_worker")} --connect node1:8470 --worker_certificates FOLDER
 
 It is for one job. Delete it when the job has ended."""
 _MOST_DAYS = 3650

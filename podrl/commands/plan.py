@@ -13,6 +13,7 @@ from typing import Any
 from absl import logging
 import ml_collections
 
+from podrl.config import programs
 from podrl.config.commandline import Parser
 from podrl.config.config import check
 from podrl.config.paths import absolute_path
@@ -21,7 +22,7 @@ from podrl.runtime.jax_settings import check_jax_settings
 from podrl.runtime.tables import make_console, print_lines
 from podrl.runtime.tool import check_known, check_writable, load_overridden, run_tool
 
-USAGE = """%(prog)s --config configs/impala_atari.py --topology v5e:2x4 [--topology v5e:16x16 ...] [--config.x.y=...]
+USAGE = f"""%(prog)s --config configs/impala_atari.py --topology v5e:2x4 [--topology v5e:16x16 ...] [--config.x.y=...]
        %(prog)s --config configs/impala_atari.py --topology h100:2x8 --price 2.5
        %(prog)s --config configs/impala_catch.py --topology this [--check]
        %(prog)s --config configs/impala_catch.py --measured FILE [--topology ...]
@@ -29,7 +30,8 @@ USAGE = """%(prog)s --config configs/impala_atari.py --topology v5e:2x4 [--topol
 Compiles the config's own acting step and update for a TPU slice, without a TPU, and says whether it fits, what binds,
 how fast it will be and how it scales. GPUs are counted and not compiled. `this` measures the run's stages on this
 machine and predicts the run from them, and `--check` runs the config to compare. `--measured` takes the stages from
-what tools/benchmark.py --json wrote, here or on another machine. Nothing is trained or saved. See docs/scaling.md."""
+what {programs.program_of("benchmark")} --json wrote, here or on another machine. Nothing is trained or saved. See
+docs/scaling.md."""
 _ASSUMED = {"achieved": 0.6, "dispatch_ms": 0.3, "wire_ms": 0.3}
 _OF_SLICES = ("env_steps_per_vcpu", "vcpus", "env_workers", "price", *_ASSUMED)  # This machine is measured.
 _AS_GIVEN = ("measured", "env_steps_per_vcpu", "vcpus", "env_workers", "price", "check", "json")
@@ -60,10 +62,10 @@ def parse(argv: Sequence[str]) -> Command:
     Raises:
         ConfigError: with one clear line.
     """
-    parser = Parser(prog="plan", usage=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(prog=argv[0], usage=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--config", required=True, help="a file of configs/; --config.x.y=... changes a key")
     parser.add_argument("--topology", action="append", default=[], help="v5e:16x16, v5p:4x4x4, h100:2x8, this, ...")
-    parser.add_argument("--measured", type=absolute_path, metavar="FILE", help="what tools/benchmark.py --json wrote")
+    parser.add_argument("--measured", type=absolute_path, metavar="FILE", help="what the benchmark wrote (--json)")
     parser.add_argument("--env_steps_per_vcpu", type=float, help="default: that of a core here, or of --measured's")
     parser.add_argument("--vcpus", type=float, help="of a host, that step environments; default: nine in ten")
     parser.add_argument("--env_workers", type=int, help="hosts beside each host, whose --vcpus step environments")
@@ -142,7 +144,7 @@ def run(command: Command) -> None:
     gpus = [slice_.chips_per_host for slice_ in slices if slice_.chip.platform == "gpu"]
     jax.config.update("jax_num_cpu_devices", max([1, *gpus]))
     config = resolve(command.config)
-    config.check_makes_experience("tools/plan.py")
+    config.check_makes_experience(programs.program_of("plan"))
     benchmark = None if command.measured is None else read_benchmark(command.measured, config)
     found: list[dict[str, Any]] = []
     try:

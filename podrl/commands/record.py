@@ -7,27 +7,30 @@ import re
 
 from absl import logging
 
+from podrl.config import programs
 from podrl.config.commandline import Parser
 from podrl.config.config import check
+from podrl.config.extras import install_command
 from podrl.config.paths import absolute, absolute_path
 from podrl.config.ranges import check_flag
 from podrl.runtime.jax_settings import check_jax_settings
 from podrl.runtime.machine import jax_plugins, require_determinism, skip_absent_tpu, suit_xla_to_cpu
 from podrl.runtime.tool import contain, run_tool
 
-USAGE = """%(prog)s --workdir RUN --steps N --out FOLDER [--mixture random:0.5,runs/a:0.4,runs/b@600:0.1] [--seed 1]
+USAGE = f"""%(prog)s --workdir RUN --steps N --out FOLDER [--mixture random:0.5,runs/a:0.4,runs/b@600:0.1] [--seed 1]
                  [--envs 16] [--max_episode_steps N]
        %(prog)s --workdir RUN --from_replay --out FOLDER
        %(prog)s --import FILE --out FOLDER [--env_id ID]
 
 Plays whole episodes with the agent of a run, which acts as in training, and writes them as a data set: at least N
-steps, by the environment's own protocol, as tools/evaluate.py plays. --mixture names the policies and their shares of
-the steps: random takes every action alike, RUN@UPDATE is the agent of an earlier checkpoint. The environment is that of
---workdir, else that of the first run named. The same command writes the same bytes. Repeat it after it was cut short:
-it keeps what was written, and ends with the same bytes. Another command appends to the same FOLDER.
+steps, by the environment's own protocol, as {programs.program_of("evaluate")} plays. --mixture names the policies and
+their shares of the steps: random takes every action alike, RUN@UPDATE is the agent of an earlier checkpoint. The
+environment is that of --workdir, else that of the first run named. The same command writes the same bytes. Repeat it
+after it was cut short: it keeps what was written, and ends with the same bytes. Another command appends to the same
+FOLDER.
 
 --from_replay writes what is in the newest replay that a run has kept instead: parts of episodes too.
---import reads an HDF5 file in the layout of Minari or D4RL ; needs pip install -e '.[data]'."""
+--import reads an HDF5 file in the layout of Minari or D4RL; needs {install_command("data")}."""
 RANDOM = "random"
 
 

@@ -8,6 +8,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
+from podrl.config import programs
 from podrl.config.config import Config, check
 from podrl.performance.planning.simulate_command import DURATIONS, SimulateCommand, parse_simulate
 from podrl.runtime.jax_settings import check_jax_settings
@@ -35,7 +36,7 @@ def run(command: SimulateCommand) -> None:
     keep_freed_memory()
     suit_xla_to_cpu(os.environ, jax_plugins())
     flags, config = command.flags, resolve(command.config)
-    config.check_makes_experience("tools/simulate.py")
+    config.check_makes_experience(programs.program_of("simulate"))
     if config.determinism == "exact":
         require_determinism(os.environ, jax_plugins())
     console = make_console()

@@ -12,15 +12,15 @@ from typing import Any, NoReturn
 from absl import flags
 import ml_collections
 
-from podrl.config import user_modules
+from podrl.config import programs, user_modules
 from podrl.config.config import ConfigError, check, did_you_mean
 from podrl.config.overrides import list_values, override
 from podrl.config.paths import absolute_workdir
 from podrl.config.ranges import LONGEST_S, check_flag
 
-USAGE = """Train an agent:
+USAGE = f"""Train an agent:
 
-  python tools/tpu_launch.py --config configs/impala_atari.py
+  {programs.typed_command("train")} --config impala_atari
 
 Any value of the config can be overridden:
 

@@ -6,6 +6,7 @@ Import it from `podrl.config.config`, which has the other sections.
 import dataclasses
 from typing import Any
 
+from podrl.config import programs
 from podrl.config.ranges import SIZE, check_values, choice, number, text
 from podrl.mistakes import check, shown
 
@@ -80,7 +81,7 @@ class DataConfig:
         check(
             bool(self.path) or config.smoke,
             f"agent.name={name} learns from a data set alone, and data.path is empty. Add --config.data.path=FOLDER of "
-            "one that tools/record.py made.",
+            f"one that {programs.program_of('record')} made.",
         )
         check(
             config.total_updates > 0,

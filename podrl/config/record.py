@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from podrl.config import programs
 from podrl.config.ranges import check_values, number, text
 from podrl.mistakes import check
 
@@ -43,5 +44,5 @@ class RecordConfig:
         check(
             not self.path or placement == "sebulba",
             f"record.path={self.path} is for topology.placement=sebulba; with {placement!r} experience does not leave "
-            "the compiled program. Leave it out, and record the run's checkpoints: tools/record.py.",
+            f"the compiled program. Leave it out, and record the run's checkpoints: {programs.program_of('record')}.",
         )

@@ -9,6 +9,7 @@ from absl import logging
 import numpy as np
 
 from podrl.actions import ActionSpace
+from podrl.config import programs
 from podrl.config.config import check
 from podrl.data.joining import read_joined
 from podrl.data.manifest import DataSpec, Recording, describe_policy, hash_text
@@ -133,7 +134,7 @@ def check_suits(data: DataSet, spec: EnvSpec, *, agent: str, needs: Sequence[str
         check(
             there.get(name, False),
             f"data.path={data.folder} has no {name}, which agent.name={agent!r} needs. Record it anew from runs "
-            "alone, whose agents record it: tools/record.py.",
+            f"alone, whose agents record it: {programs.program_of('record')}.",
         )
 
 

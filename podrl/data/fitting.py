@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from podrl.config import programs
 from podrl.config.config import check
 from podrl.config.config_dict import differences
 from podrl.data.manifest import DataSpec, is_unused_folder
@@ -16,7 +17,7 @@ def check_new(folder: Path, is_new: bool) -> None:
     """Raises `ConfigError` if a folder is to hold a new data set, and has something in it."""
     check(
         not is_new or is_unused_folder(folder),
-        f"{folder} is no data set, and not empty. Name a new folder, or one that tools/record.py made.",
+        f"{folder} is no data set, and not empty. Name a new folder, or one that {programs.program_of('record')} made.",
     )
 
 

@@ -22,6 +22,7 @@ from gymnasium import spaces
 import numpy as np
 
 from podrl.config.config import ConfigError, EnvConfig, check
+from podrl.config.extras import install_command
 from podrl.data.hdf5_arrays import check_rows_of, describe_place, hdf5_errors, read_array, read_nested
 from podrl.data.manifest import DataSpec
 from podrl.data.raw_actions import encode_actions
@@ -87,7 +88,7 @@ def _opened(file: Path) -> Iterator[Any]:
     try:
         import h5py
     except ImportError:
-        raise ConfigError("--import needs h5py: pip install h5py, or pip install -e '.[data]'.") from None
+        raise ConfigError(f"--import needs h5py: pip install h5py, or {install_command('data')}.") from None
     try:
         content = h5py.File(file, "r")
     except OSError as error:

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from podrl.actions import ActionSpace, ContinuousActions, DiscreteActions, HybridActions, MultiDiscreteActions
+from podrl.config import programs
 from podrl.config.config import ConfigError, check
 from podrl.data.durable import unfinished, write_durably
 from podrl.data.trees import structs_from_json, structs_to_json, to_columns
@@ -151,7 +152,7 @@ def read_manifest(folder: Path) -> DataManifest:
         lack = "there is no such folder" if not folder.is_dir() else f"it has no {DATA_MANIFEST}"
         check(
             path.exists(),
-            f"{folder} is no data set: {lack}. Name one of tools/record.py (docs/offline.md).",
+            f"{folder} is no data set: {lack}. Name one of {programs.program_of('record')} (docs/offline.md).",
         )
         text = path.read_bytes()
     except OSError as error:
@@ -163,8 +164,8 @@ def read_manifest(folder: Path) -> DataManifest:
     except (ValueError, KeyError, TypeError, AttributeError):
         check(
             not (folder / "config.json").exists(),
-            f"{folder} is the folder of a run, and no data set. Record one from it: tools/record.py --workdir {folder} "
-            "--out FOLDER.",
+            f"{folder} is the folder of a run, and no data set. Record one from it: {programs.program_of('record')} "
+            f"--workdir {folder} --out FOLDER.",
         )
         raise DataError(f"{path} is damaged: it is no manifest of a data set.") from None
     check(found == FORMAT, f"{path} is of format {found!r}; this podrl reads format {FORMAT}.")

@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 
+from podrl.config import programs
 from podrl.config.config import Config, ConfigError, EnvConfig
 from podrl.envs.action_masks import random_actions
 from podrl.envs.opening import make_pool
@@ -144,7 +145,7 @@ class EndlessGuard:
                 "something around the environment, such as one of env.wrappers, plays on after its time limit."
                 if self._is_limited
                 else "this policy never ends one, and there is no time limit. Set env.max_episode_steps, or "
-                "--max_episode_steps of tools/evaluate.py."
+                f"--max_episode_steps of {programs.program_of('evaluate')}."
             )
             raise EndlessError(
                 f"No episode of {self._env_id} has ended in the last {self._max_steps:,} steps of an evaluation: "

@@ -14,6 +14,7 @@ from etils import epath
 import numpy as np
 
 from podrl.config.config import ConfigError, check
+from podrl.config.extras import install_command
 from podrl.envs.source import PicturePool, Pool
 from podrl.types import Timestep
 
@@ -137,4 +138,4 @@ def _load(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise ConfigError("Videos need two more packages: pip install -e '.[video]'.") from None
+        raise ConfigError(f"Videos need two more packages: {install_command('video')}.") from None

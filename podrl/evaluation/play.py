@@ -180,4 +180,4 @@ def check_same_interface(training: EnvSpec, evaluation: EnvSpec, protocol: Evalu
 
 
 if __name__ == "__main__":
-    sys.exit(refuse_module("podrl.evaluation.play", "tools/evaluate.py --workdir RUN"))
+    sys.exit(refuse_module("podrl.evaluation.play", "evaluate --workdir RUN"))

@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from podrl.config import programs
 from podrl.config.config import ConfigError, check
 
 
@@ -49,7 +50,7 @@ def read_reference(path: Path, env_id: str) -> Reference:
     check(
         isinstance(fields.get("env_id"), str) and all(isinstance(x, int | float) and math.isfinite(x) for x in returns),
         f"--reference={path} is no reference: expected JSON with env_id, random and expert, as "
-        "tools/make_control_data.py writes it.",
+        f"{programs.program_of('make_control_data')} writes it.",
     )
     check(
         fields["env_id"] == env_id,

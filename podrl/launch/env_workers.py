@@ -21,6 +21,7 @@ import time
 from absl import logging
 
 from podrl.config.config import check
+from podrl.config.extras import install_command
 from podrl.config.programs import start_arguments
 from podrl.config.remote import NO_CERTIFICATES
 from podrl.experience.remote.endpoint import LONGEST_SOCKET, UNIX, Endpoint, address_of_process
@@ -111,7 +112,7 @@ def with_workers(
 def check_grpc(flag: str = ENV_WORKERS) -> None:
     """Raises `ConfigError` if there is no gRPC for the workers of this kind."""
     has_grpc = importlib.util.find_spec("grpc") is not None
-    check(has_grpc, f"--{flag} needs gRPC, which is not installed: pip install -e '.[workers]'.")
+    check(has_grpc, f"--{flag} needs gRPC, which is not installed: {install_command('workers')}.")
 
 
 def check_not_chosen(arguments: Sequence[str], flag: str = ENV_WORKERS) -> None:

@@ -11,6 +11,7 @@ from absl import logging
 
 from podrl.config.commandline import Parser
 from podrl.config.config import ConfigError
+from podrl.config.extras import install_command
 from podrl.config.paths import absolute
 from podrl.config.ranges import LONGEST_S, check_flag
 from podrl.runtime import stop_signals
@@ -79,7 +80,7 @@ def run_worker(flags: argparse.Namespace, program: str, load: Callable[[], Calla
 
         serve = load()
     except ImportError as error:
-        raise ConfigError(f"{error}. Install what workers need: pip install -e '.[workers]'") from None
+        raise ConfigError(f"{error}. Install what workers need: {install_command('workers')}") from None
     address = choose_learner(flags.connect, os.environ)
     endpoint = make_endpoint("--connect", address, flags.worker_certificates or "", "--worker_certificates")
     secret = read_secret(os.environ, address, is_local=endpoint.is_local, certificates=endpoint.certificates)

@@ -8,6 +8,7 @@ from absl import logging
 import numpy as np
 
 from podrl.agents.parts.frozen_statistics import freeze_statistics
+from podrl.config import programs
 from podrl.config.config import MISTAKE, ConfigError
 from podrl.config.config_dict import differences, to_plain
 from podrl.data.fitting import FREE
@@ -125,7 +126,8 @@ def recorded_of(assembly: Assembly) -> Recorded:
         ConfigError: If it has none.
     """
     if assembly.recorded is None:
-        raise ConfigError("data.path is empty. Add --config.data.path=FOLDER of a data set that tools/record.py made.")
+        tool = programs.program_of("record")
+        raise ConfigError(f"data.path is empty. Add --config.data.path=FOLDER of a data set that {tool} made.")
     return assembly.recorded
 
 

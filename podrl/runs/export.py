@@ -9,6 +9,7 @@ from etils import epath
 import numpy as np
 
 from podrl.config.config import check
+from podrl.config.extras import install_command
 
 EXPORT_SUFFIXES = (".npz", ".safetensors")
 
@@ -19,7 +20,7 @@ def check_target(path: epath.Path) -> None:
     check(path.suffix in EXPORT_SUFFIXES, f"--export={path} ends in {path.suffix or 'nothing'!r}; expected {known}.")
     check(
         path.suffix != ".safetensors" or importlib.util.find_spec("safetensors") is not None,
-        f"--export={path} needs the package safetensors: pip install safetensors, or pip install -e '.[export]'. "
+        f"--export={path} needs the package safetensors: pip install safetensors, or {install_command('export')}. "
         "--export=FILE.npz needs none.",
     )
     check(path.parent.is_dir(), f"--export={path}: there is no folder {path.parent}. Make it, or name another.")

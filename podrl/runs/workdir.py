@@ -16,6 +16,7 @@ from etils import epath
 
 from podrl.config.config import Config, ConfigError, check
 from podrl.config.config_dict import default_sections, differences, to_dict, with_defaults
+from podrl.config.extras import install_command
 from podrl.config.remote import PUBLISHING_KEYS, publishing
 from podrl.envs.pools.atari_screens import describe_other_screen
 from podrl.mesh import Topology
@@ -60,7 +61,7 @@ def make_workdir(
             probe.unlink(missing_ok=True)
     except ImportError as error:
         raise ConfigError(
-            f"--workdir={workdir} needs another package: {error}. For gs://, `pip install -e '.[tpu]'` brings it."
+            f"--workdir={workdir} needs another package: {error}. For gs://, `{install_command('tpu')}` brings it."
         ) from None
     except OSError as error:
         reason = error.strerror or error

@@ -7,7 +7,8 @@ follow its config, so they are refused before anything starts.
 from collections.abc import Collection, Mapping
 import importlib.util
 
-from podrl.config.config import check
+from podrl.config.config import ConfigError, check
+from podrl.config.extras import install_command
 
 _OFF = ("", "0", "false", "f", "no", "n", "off")
 _ON = ("1", "true", "t", "yes", "y", "on")
@@ -55,12 +56,14 @@ HARMLESS: Mapping[str, Collection[str]] = {
     "JAX_TRANSFER_GUARD_DEVICE_TO_DEVICE": ("", "allow", "log"),
     "JAX_TRANSFER_GUARD_DEVICE_TO_HOST": ("", "allow", "log"),
 }
-# Values of JAX_PLATFORMS: the devices they ask for, the names of plugins that provide them, and what to install.
-_PLUGINS: Mapping[str, tuple[str, tuple[str, ...], str]] = {
-    "cuda": ("NVIDIA GPUs", ("cuda",), "pip install -e '.[cuda]', which takes jax[cuda13]"),
-    "gpu": ("GPUs", ("cuda", "rocm"), "pip install -e '.[cuda]', which takes jax[cuda13]"),
-    "rocm": ("AMD GPUs", ("rocm",), "the plugin for ROCm that JAX's installation page names"),
-    "tpu": ("TPUs", ("tpu",), "pip install -e '.[tpu]', which takes jax[tpu]"),
+_ROCM = "the plugin for ROCm that JAX's installation page names"
+# Values of JAX_PLATFORMS: the devices they ask for, the names of plugins that provide them, the extra that brings one,
+# and what that takes.
+_PLUGINS: Mapping[str, tuple[str, tuple[str, ...], str, str]] = {
+    "cuda": ("NVIDIA GPUs", ("cuda",), "cuda", "jax[cuda13]"),
+    "gpu": ("GPUs", ("cuda", "rocm"), "cuda", "jax[cuda13]"),
+    "rocm": ("AMD GPUs", ("rocm",), "", ""),
+    "tpu": ("TPUs", ("tpu",), "tpu", "jax[tpu]"),
 }
 
 
@@ -85,11 +88,13 @@ def check_jax_settings(environ: Mapping[str, str], plugins: Collection[str]) -> 
         )
     platforms = environ.get("JAX_PLATFORMS", "")
     for platform in platforms.split(","):
-        what, names, install = _PLUGINS.get(platform.strip().lower(), ("", (), ""))
-        check(
-            not what or any(name in plugin for name in names for plugin in _installed(plugins)),
+        what, names, extra, takes = _PLUGINS.get(platform.strip().lower(), ("", (), "", ""))
+        if not what or any(name in plugin for name in names for plugin in _installed(plugins)):
+            continue
+        install = f"{install_command(extra)}, which takes {takes}" if extra else _ROCM
+        raise ConfigError(
             f"JAX_PLATFORMS={platforms} asks for {what}, but JAX has no plugin for them here. Install it: {install}; "
-            "or unset JAX_PLATFORMS, which takes what there is.",
+            "or unset JAX_PLATFORMS, which takes what there is."
         )
 
 

@@ -1,4 +1,4 @@
-"""Code that the commands of `tools/` share: how they end, and checks of their flags. Imports no JAX."""
+"""Code that commands share: how they end, and checks of their flags. Imports no JAX."""
 
 from collections.abc import Callable, Sequence
 import contextlib
@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import ml_collections
 
-from podrl.config import commandline
+from podrl.config import commandline, programs
 from podrl.config.config import ConfigError, check
 from podrl.config.user_modules import add_working_folder, give_way
 from podrl.runtime.container_limits import explain_limit
@@ -74,9 +74,16 @@ def contain(run: Callable[[_Flags], None], flags: _Flags) -> None:
         run(flags)
 
 
-def refuse_module(module: str, program: str) -> int:
-    """Says what to run instead of `python -m podrl.<module>`, which is a part of the library; returns exit code 2."""
-    sys.stderr.write(f"podrl: error: python -m {module} is no command. In podrl's own folder run: python {program}\n")
+def refuse_module(module: str, instead: str) -> int:
+    """Says what to run instead of `python -m podrl.<module>`, which is a part of the library; returns exit code 2.
+
+    Args:
+        module: the module's dotted name.
+        instead: a command of podrl's, and its arguments.
+    """
+    command, _, arguments = instead.partition(" ")
+    call = f"{programs.typed_command(command)} {arguments}"
+    sys.stderr.write(f"podrl: error: python -m {module} is no command. Run: {call}\n")
     return 2
 
 

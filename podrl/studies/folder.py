@@ -17,6 +17,7 @@ from etils import epath
 
 from podrl.config.config import ConfigError, check
 from podrl.config.config_dict import to_dict
+from podrl.config.extras import install_command
 from podrl.runs.records import Rows
 from podrl.runs.workdir import write_json
 from podrl.runtime.machine import available_cores
@@ -126,7 +127,8 @@ class Folder:
             write_json(self.path / MANIFEST, {**now, "starts": [*starts, describe_start(argv)]})
         except ImportError as error:
             raise ConfigError(
-                f"--workdir={self.path} needs another package: {error}. For gs://, `pip install -e '.[tpu]'` brings it."
+                f"--workdir={self.path} needs another package: {error}. "
+                f"For gs://, `{install_command('tpu')}` brings it."
             ) from None
         except OSError as error:
             raise ConfigError(

@@ -10,7 +10,7 @@ import pytest
 
 from podrl.config.config import ConfigError
 from podrl.launch import options
-from podrl.launch.env_workers import env_workers_beside, worker_commands
+from podrl.launch.env_workers import ENV_WORKERS, env_workers_beside, worker_commands
 from podrl.launch.members import Member
 from podrl.runtime.job.secret import FILE_VARIABLE, SHORTEST, VARIABLE
 from tests.launch.commands import run
@@ -113,7 +113,7 @@ def test_a_folder_that_is_too_long_for_a_socket_is_refused(tmp_path, monkeypatch
 
 
 def test_commands_name_no_secret():
-    for command in worker_commands("127.0.0.1:8470", 3, 1):
+    for command in worker_commands("127.0.0.1:8470", 3, 1, ENV_WORKERS):
         assert command[2:] == ["--connect", "127.0.0.1:8470"]
 
 

@@ -15,6 +15,7 @@ import jax
 from jax import numpy as jnp
 
 from podrl.config.config import check
+from podrl.config.extras import install_command
 from podrl.networks.interface import ModelNetwork
 from podrl.networks.model_records import ModelOutput
 from podrl.ops.improvement import improve_policy, sampled_improvement
@@ -71,7 +72,7 @@ def make_improvement(config: Any, network: ModelNetwork) -> Improve:
     if config.improvement == "mcts":
         check(
             importlib.util.find_spec("mctx") is not None,
-            "agent.improvement='mcts' needs mctx: pip install -e '.[mctx]'.",
+            f"agent.improvement='mcts' needs mctx: {install_command('mctx')}.",
         )
     improve = {"one_step": _look_at_all, "sampled": _look_at_samples, "mcts": _search_trees}[config.improvement]
     return functools.partial(improve, config, network)

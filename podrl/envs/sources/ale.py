@@ -18,6 +18,7 @@ import dataclasses
 from typing import Any
 
 from podrl.config.config import ConfigError, EnvConfig, check, check_not_a_setting, did_you_mean
+from podrl.config.extras import install_command
 from podrl.envs.observations import make_encoding
 from podrl.envs.options import checked_option
 from podrl.envs.pools.envpool_pool import SynchronousPool
@@ -30,7 +31,7 @@ try:
 except ModuleNotFoundError as missing:  # A missing dependency of ALE keeps its own error.
     if missing.name != "ale_py":
         raise
-    raise ConfigError("env.source='ale' needs ALE: pip install -e '.[ale]'.") from None
+    raise ConfigError(f"env.source='ale' needs ALE: {install_command('ale')}.") from None
 
 _FRAMES = 108_000
 _FRAMES_PER_SECOND = 60

@@ -23,6 +23,7 @@ from jax import numpy as jnp
 
 from podrl.actions import ContinuousActions
 from podrl.config.config import ConfigError, EnvConfig, check, check_not_a_setting, check_one_of, did_you_mean
+from podrl.config.extras import install_command
 from podrl.envs.pools.in_graph import DevicePool, Transition, make_many
 from podrl.envs.source import EvaluationProtocol, JaxEnvironment, Source
 from podrl.types import EnvSpec, PyTree
@@ -33,7 +34,7 @@ try:
 except ModuleNotFoundError as missing:  # A missing dependency of Brax keeps its own error.
     if missing.name != "brax":
         raise
-    raise ConfigError("env.source='brax' needs Brax: pip install -e '.[brax]'.") from None
+    raise ConfigError(f"env.source='brax' needs Brax: {install_command('brax')}.") from None
 
 _BACKENDS = ("generalized", "mjx", "positional", "spring")
 _STEPS_PER_SECOND = 20.0

@@ -25,6 +25,7 @@ from typing import Any
 import gymnasium
 
 from podrl.config.config import ConfigError, EnvConfig, check, did_you_mean
+from podrl.config.extras import install_command
 from podrl.envs.action_masks import fit_to_mask
 from podrl.envs.encodings import Encoding
 from podrl.envs.observations import make_encoding
@@ -41,7 +42,7 @@ try:
 except (ImportError, OSError) as missing:  # It looks for its assets, a package of their own, while it is imported.
     raise ConfigError(
         "env.source='envpool' needs EnvPool and its assets: pip install --force-reinstall envpool envpool-assets "
-        f"({str(missing).partition(chr(10))[0]}). Atari's games are also in a wheel of 3 MB: pip install -e '.[ale]' "
+        f"({str(missing).partition(chr(10))[0]}). Atari's games are also in a wheel of 3 MB: {install_command('ale')} "
         "and --config.env.source=ale."
     ) from None
 

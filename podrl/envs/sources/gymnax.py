@@ -28,6 +28,7 @@ from jax import numpy as jnp
 
 from podrl.actions import ActionSpace, ContinuousActions, DiscreteActions
 from podrl.config.config import ConfigError, EnvConfig, check, check_not_a_setting, did_you_mean
+from podrl.config.extras import install_command
 from podrl.envs.options import checked_option
 from podrl.envs.pools.in_graph import DevicePool, Transition, make_many
 from podrl.envs.source import EvaluationProtocol, JaxEnvironment, Source, option_facts
@@ -39,7 +40,7 @@ try:
 except ModuleNotFoundError as missing:  # A missing dependency of Gymnax keeps its own error.
     if missing.name != "gymnax":
         raise
-    raise ConfigError("env.source='gymnax' needs Gymnax: pip install -e '.[gymnax]'.") from None
+    raise ConfigError(f"env.source='gymnax' needs Gymnax: {install_command('gymnax')}.") from None
 
 _TIME_LIMIT = "max_steps_in_episode"
 _STEPS_PER_SECOND = 15.0

@@ -35,6 +35,7 @@ from jax import numpy as jnp
 
 from podrl.actions import DiscreteActions
 from podrl.config.config import ConfigError, EnvConfig, check, check_not_a_setting, did_you_mean
+from podrl.config.extras import install_command
 from podrl.envs.options import checked_option
 from podrl.envs.pools.in_graph import DevicePool, Transition, make_many
 from podrl.envs.source import EvaluationProtocol, JaxEnvironment, Source, option_facts
@@ -46,7 +47,7 @@ try:
 except ModuleNotFoundError as missing:
     if missing.name not in ("octax", "cv2", "PIL"):
         raise
-    raise ConfigError(f"env.source='octax' needs Octax: pip install -e '.[octax]' ({missing}).") from None
+    raise ConfigError(f"env.source='octax' needs Octax: {install_command('octax')} ({missing}).") from None
 
 _TIME_LIMIT = "max_num_steps_per_episodes"
 _MAX_EPISODE_STEPS = 4500

@@ -11,6 +11,7 @@ import gymnasium
 from gymnasium.envs.registration import load_env_creator
 
 from podrl.config.config import ConfigError, check, did_you_mean
+from podrl.config.extras import install_command
 from podrl.envs.workers.importable import import_named, type_name
 from podrl.envs.workers.info_mask import MaskFromInfo
 from podrl.envs.workers.signatures import argument_hints, check_arguments, takes_argument
@@ -164,7 +165,7 @@ def _registered(env_id: str) -> Any:
     """Returns Gymnasium's spec of an id."""
     name = env_id.rpartition(":")[2]
     hint = (
-        " Atari is env.source='ale' here, or 'ale_py:ALE/Pong-v5' after pip install -e '.[ale]'."
+        f" Atari is env.source='ale' here, or 'ale_py:ALE/Pong-v5' after {install_command('ale')}."
         if name.startswith("ALE/")
         else " An environment of your own is 'my_package.my_env:MyEnv'."
     )

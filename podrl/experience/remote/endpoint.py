@@ -8,10 +8,10 @@ import contextlib
 import dataclasses
 import socket
 
+from podrl.config import programs
 from podrl.config.config import check
 from podrl.config.remote import NO_CERTIFICATES
 from podrl.runtime.job.addresses import check_address, is_loopback, join_address, meeting_point, split_address
-from podrl.runtime.job.worker_credentials import TOOL
 
 UNIX = "unix:"
 _PROBE_S = 5.0
@@ -71,11 +71,12 @@ def make_endpoint(key: str, address: str, certificates: str, key_of_certificates
         )
         return endpoint
     check_address(address, key)
+    tool = f"{programs.typed_command('make_job_credentials')} --out FOLDER"
     check(
         endpoint.is_local or bool(endpoint.certificates),
         f"{key}={address} is open to other hosts, and workers are let in there only over TLS. Make "
-        f"credentials by {TOOL}, give a copy to every host and name it in {key_of_certificates}; or use an address "
-        "within this host: 127.0.0.1:PORT or unix:PATH.",
+        f"credentials by {tool}, give a copy to every host and name it in {key_of_certificates}; or use an "
+        "address within this host: 127.0.0.1:PORT or unix:PATH.",
     )
     return endpoint
 

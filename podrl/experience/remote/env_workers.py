@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from absl import logging
 import numpy as np
 
+from podrl.config import programs
 from podrl.config.config import Config, ConfigError, EnvConfig, check
+from podrl.config.extras import install_command
 from podrl.envs.source import Pool, Source
 from podrl.experience.layout import Layout
 from podrl.experience.remote.arrays import ArrayLayout
@@ -179,7 +181,7 @@ def read_secret(environ: Mapping[str, str], address: str, *, is_local: bool, cer
         bool(path) or is_local,
         f"{address} is open to other hosts, and no secret was given by which learner and workers know each other. "
         f"Set {FILE_VARIABLE} on all hosts to the path of a file of mode 600 with the same secret; a folder by "
-        "tools/make_job_credentials.py has one.",
+        f"{programs.program_of('make_job_credentials')} has one.",
     )
     return take_secret({FILE_VARIABLE: path}, address, loopback=is_local)
 
@@ -229,6 +231,6 @@ def import_server(key: str) -> "type[WorkerServer]":
         from podrl.experience.remote.server import WorkerServer
     except ImportError as error:
         raise ConfigError(
-            f"{key} needs gRPC and an installed podrl: {error}. Install both by pip install -e '.[workers]'."
+            f"{key} needs gRPC and an installed podrl: {error}. Install both by {install_command('workers')}."
         ) from None
     return WorkerServer

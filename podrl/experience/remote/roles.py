@@ -19,7 +19,7 @@ class Role:
 
     Attributes:
         noun: What it is called.
-        program: What starts one.
+        command: What starts one.
         key: The config key of their number.
         pack: (the part of the learner's config that they need, as plain values) -> fields that JSON restores.
         software: () -> what of this process's software decides which bits the workers compute, by name.
@@ -27,7 +27,7 @@ class Role:
     """
 
     noun: str
-    program: str
+    command: str
     key: str
     pack: Callable[[Mapping[str, Any]], dict[str, Any]]
     read: Callable[[Mapping[str, Any]], Any]
@@ -49,7 +49,7 @@ def _find_software() -> dict[str, str]:
 
 ENVIRONMENTS = Role(
     noun="environment worker",
-    program="tools/env_worker.py",
+    command="env_worker",
     key="remote.env_workers",
     pack=env_to_fields,
     read=lambda fields: EnvConfig(**fields_to_env(fields)),
@@ -57,7 +57,7 @@ ENVIRONMENTS = Role(
 )
 ACTORS = Role(
     noun="actor worker",
-    program="tools/actor_worker.py",
+    command="actor_worker",
     key="remote.actor_workers",
     pack=_pack_run,
     read=_read_run,

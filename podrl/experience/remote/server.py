@@ -13,6 +13,7 @@ from typing import Any
 from absl import logging
 import grpc
 
+from podrl.config import programs
 from podrl.config.config import ConfigError
 from podrl.experience.remote.admission import RefusedError, admit, turn_away
 from podrl.experience.remote.connection import WorkerConnection
@@ -134,7 +135,7 @@ class WorkerServer:
                 f"{len(self._seats.workers)} of {self._num_workers} {self._role.noun}s came to "
                 f"{self._endpoint.address} within {timeout_s:g} s "
                 f"(remote.join_timeout_s), and {self.refusals.count} connections were refused. "
-                f"Look at what the missing ones say; python {self._role.program} --connect starts one."
+                f"Look at what the missing ones say; {programs.typed_command(self._role.command)} --connect starts one."
             )
 
         with self._changed:

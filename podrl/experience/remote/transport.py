@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import grpc
 
+from podrl.config import programs
 from podrl.config.config import check
 from podrl.experience.remote.endpoint import Endpoint
 from podrl.experience.remote.grpc_options import worker_options
@@ -93,5 +94,5 @@ def read_certificates(folder: str, *, of_server: bool) -> Certificates:
 def _expected(folder: str) -> str:
     return (
         f"Expected {', '.join(_NAMES)} in {folder}: this side's certificate, its key, and the CA of both sides; or a "
-        "folder by tools/make_job_credentials.py."
+        f"folder by {programs.program_of('make_job_credentials')}."
     )

@@ -186,5 +186,4 @@ def open_stages(parts: Parts, stack: contextlib.ExitStack) -> dict[str, Stage]:
 
 
 if __name__ == "__main__":
-    program = "tools/benchmark.py --config configs/impala_catch.py"
-    sys.exit(refuse_module("podrl.performance.benchmark.measure", program))
+    sys.exit(refuse_module("podrl.performance.benchmark.measure", "benchmark --config impala_catch"))

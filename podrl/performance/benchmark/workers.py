@@ -10,7 +10,7 @@ import time
 
 from podrl.config.config import Config, check
 from podrl.experience.schedule import serves_arrivals
-from podrl.launch.env_workers import worker_commands
+from podrl.launch.env_workers import ENV_WORKERS, worker_commands
 
 _END_S = 20.0
 
@@ -18,7 +18,7 @@ _END_S = 20.0
 @contextlib.contextmanager
 def env_workers(config: Config) -> Iterator[None]:
     """Starts the workers of a run, if it has some; they end with it."""
-    commands = worker_commands(config.remote.address, config.remote.env_workers, 1)
+    commands = worker_commands(config.remote.address, config.remote.env_workers, 1, ENV_WORKERS)
     # Nothing is run between fork and exec: here are JAX's threads, whose locks the fork would keep.
     workers = [subprocess.Popen([*command, "--quiet"], stdin=subprocess.DEVNULL) for command in commands]
     try:

@@ -14,11 +14,12 @@ import math
 from typing import Any
 
 from podrl.config.config import ConfigError
+from podrl.config.extras import install_command
 
 try:
     from simpy import Environment, Event, Store
 except ModuleNotFoundError:
-    raise ConfigError("Simulating needs the package simpy: pip install simpy, or pip install -e '.[plan]'.") from None
+    raise ConfigError(f"Simulating needs the package simpy: pip install simpy, or {install_command('plan')}.") from None
 
 __all__ = ["Account", "Barrier", "Cores", "Environment", "Event", "NewestParameters", "Store"]
 _OTHERS, _ACTING = 0, 1

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from podrl.config import programs
 from podrl.config.config import Config, ConfigError, check
 from podrl.config.config_dict import differences, to_dict
 from podrl.envs.loading import load_environment
@@ -152,7 +153,8 @@ def _open(config: bytes, devices: int) -> tuple[Parts, dict[str, Stage]]:
 
 def read_benchmark(path: Path, config: Config) -> tuple[ProcessStages, dict[str, Any]]:
     """Reads the stages of a config, and the whole report, from what `tools/benchmark.py --json` wrote."""
-    check(path.is_file(), f"--measured={path}: there is no such file. Make one with tools/benchmark.py --json={path}.")
+    tool = programs.program_of("benchmark")
+    check(path.is_file(), f"--measured={path}: there is no such file. Make one with {tool} --json={path}.")
     try:
         report: dict[str, Any] = json.loads(path.read_text())
         machine, found = report["machine"], report["config"]
@@ -166,7 +168,7 @@ def read_benchmark(path: Path, config: Config) -> tuple[ProcessStages, dict[str,
         stages = ProcessStages(costs, Overlap(**report["overlap"]), cores, config.env_steps_per_update)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(
-            f"--measured={path} is not what tools/benchmark.py --json writes ({type(error).__name__}: {error})."
+            f"--measured={path} is not what {tool} --json writes ({type(error).__name__}: {error})."
         ) from None
     told = [f"{key}: measured with {before}, asked for {after}" for key, (before, after) in changes.items()]
     check(not told, f"--measured={path} is of another config: {shorten(told)}. Measure this one.")

@@ -1,4 +1,4 @@
-"""The command line of `tools/simulate.py`. Imports no JAX, so mistakes show at once."""
+"""The command line of `podrl.commands.simulate`. Imports no JAX, so mistakes show at once."""
 
 import argparse
 import dataclasses
@@ -55,7 +55,7 @@ def parse_simulate(argv: list[str]) -> SimulateCommand:
     """
     parser = Parser(prog=argv[0], usage=_USAGE, allow_abbrev=False)
     parser.add_argument("--config", required=True, help="config file; its environments are those of one host")
-    parser.add_argument("--smoke", action="store_true", help="shrink the config as tools/tpu_launch.py --smoke does")
+    parser.add_argument("--smoke", action="store_true", help="shrink the config as in training")
     parser.add_argument("--measure", action="store_true", help="measure one host here (what happens by default)")
     parser.add_argument("--measurements", type=absolute_path, metavar="FILE", help="take them from what --json wrote")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement, about (10)")

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from podrl.config.config import ConfigError, check, did_you_mean
+from podrl.config.extras import install_command
 from podrl.performance.planning.chips import CHIPS, Chip, HostSpec
 
 # What libtpu would look up in the metadata of a TPU machine; none of it reaches a compiled program. The first keeps it
@@ -117,7 +118,7 @@ def check_libtpu(slice_: Slice) -> None:
     """Raises ConfigError if a slice is of TPUs and nothing is here that compiles for it."""
     check(
         slice_.chip.platform != "tpu" or importlib.util.find_spec("libtpu") is not None,
-        f"--topology {slice_.name!r} needs libtpu, which compiles for it. Install it: pip install -e '.[plan]'.",
+        f"--topology {slice_.name!r} needs libtpu, which compiles for it. Install it: {install_command('plan')}.",
     )
 
 

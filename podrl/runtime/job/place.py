@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from absl import logging
 
+from podrl.config import programs
 from podrl.config.commandline import CommandLine
 from podrl.config.config import check
 from podrl.runtime.job.detection import find_membership
@@ -11,7 +12,7 @@ from podrl.runtime.job.membership import Membership
 from podrl.runtime.job.platforms.tpu import JAX_PORT, is_of_kubernetes
 from podrl.runtime.job.secret import VARIABLE
 
-_SHELL = "'exec python tools/tpu_launch.py ... --coordinator=HOST:PORT --process_count=$%s --process_index=$%s'"
+_SHELL = f"'exec {programs.typed_command('train')} ... --coordinator=HOST:PORT --process_count=$%s --process_index=$%s'"
 # Variables with a process's index and the number of processes, by launcher; the first one present counts.
 _UNREAD = {
     "torchrun": ("RANK", "WORLD_SIZE"),

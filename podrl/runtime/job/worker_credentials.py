@@ -13,6 +13,8 @@ import stat
 import tempfile
 from typing import Any
 
+from podrl.config import programs
+from podrl.config.extras import install_command
 from podrl.mistakes import ConfigError, check
 from podrl.runtime.job.certificates import CertificateFiles, check_certificates
 from podrl.runtime.job.private_files import read_private
@@ -20,7 +22,6 @@ from podrl.runtime.job.secret import make_secret
 
 CERTIFICATE, KEY, AUTHORITY, SECRET = "cert.pem", "key.pem", "ca.pem", "secret"
 PEER_NAME = "job.podrl.invalid"  # The name in the certificate, which no host has.
-TOOL = "python tools/make_job_credentials.py --out FOLDER"
 DAYS = 365
 _BEFORE_DAYS = 2  # So far back it is valid: hosts' clocks differ.
 
@@ -82,7 +83,8 @@ def read_pair(folder: Path) -> tuple[bytes, bytes]:
     Raises:
         ConfigError: if they cannot be read, others may read or change them, or they are not valid now.
     """
-    remedy = f"Make a new folder by {TOOL}, and give a copy to every host."
+    tool = programs.typed_command("make_job_credentials")
+    remedy = f"Make a new folder by {tool} --out FOLDER, and give a copy to every host."
     path, status = folder / CERTIFICATE, folder.stat()
     check(
         not status.st_mode & 0o022 and status.st_uid in (os.geteuid(), 0),
@@ -104,7 +106,7 @@ def _make_pair(days: float, now: datetime.datetime) -> tuple[bytes, bytes]:
         from cryptography.hazmat.primitives.asymmetric import ec
     except ImportError:
         raise ConfigError(
-            "The credentials of a job are made by the package cryptography: pip install -e '.[workers]'."
+            f"The credentials of a job are made by the package cryptography: {install_command('workers')}."
         ) from None
     key: Any = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, PEER_NAME)])
