@@ -35,6 +35,7 @@ ROOMS = [
         "assembly",
         "saved_run",
         "recording",
+        "control_data",
         "smoke_data",
         "train",
         "launch",
