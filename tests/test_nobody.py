@@ -71,7 +71,7 @@ def test_a_launcher_needs_no_home(public):
 @as_root
 @pytest.mark.skipif(find_commit() is None, reason="no checkout of git's")
 def test_the_commit_of_another_users_clone_is_found(public):
-    code = "from podrl.runs.workdir import find_commit; print(find_commit())"
+    code = "from podrl.runtime.software import find_commit; print(find_commit())"
     assert say(code, cwd=public)[0] == find_commit()
 
 

@@ -37,6 +37,7 @@ ROOMS = [
         "assembly",
         "saved_run",
         "recording",
+        "control_data",
         "smoke_data",
         "train",
         "launch",

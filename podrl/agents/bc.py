@@ -13,6 +13,7 @@ import dataclasses
 import jax
 from jax import numpy as jnp
 
+from podrl.agents.parts.acting import make_acting
 from podrl.agents.parts.actor_critic import make_init, make_initial_carry
 from podrl.agents.parts.interface import Agent, Batch, Partition, SequenceShape, UpdateShape
 from podrl.agents.parts.optimizing import make_optimizer
@@ -23,7 +24,7 @@ from podrl.config.ranges import check_values, number, text
 from podrl.networks.interface import Networks, PolicyNetwork
 from podrl.ops.losses import masked_mean
 from podrl.ops.minibatches import accumulate_gradients
-from podrl.types import EnvSpec, LearnerState, Metrics, PyTree, Sample, Timestep
+from podrl.types import EnvSpec, LearnerState, Metrics, PyTree, Sample
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,16 +98,9 @@ def make_agent(
         state, norm = optimizer.apply(state, grads)
         return state, {**metrics, **told, "grad/norm": norm}, None
 
-    def act(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree, PyTree]:
-        output, carry = network.step(params, timestep, carry)
-        action = policy.sample(keys, output)
-        return action, {}, network.remember(carry, action)
-
-    def act_greedy(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree]:
-        output, carry = network.step(params, timestep, carry)
-        action = policy.mode(output)
-        return action, network.remember(carry, action)
-
+    act, act_greedy = make_acting(
+        network, network.step, sample=lambda params, keys, output: policy.sample(keys, output), best=policy.mode
+    )
     return Agent(
         init=make_init(network, optimizer),
         initial_carry=make_initial_carry(network),

@@ -57,8 +57,8 @@ def run(flags: argparse.Namespace) -> None:
     skip_absent_tpu(os.environ, jax_plugins())
     suit_xla_to_cpu(os.environ, jax_plugins())
     require_determinism(os.environ, jax_plugins())
+    from podrl.control_data import ControlPlan, make_control_data
     from podrl.runtime.tables import make_console, make_table  # Late, so that mistakes above are reported at once.
-    from podrl.studies.control_data import ControlPlan, make_control_data
     from podrl.telemetry.log_lines import configure_logging
 
     configure_logging(process_index=0)

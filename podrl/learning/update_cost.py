@@ -77,6 +77,11 @@ def shard_bytes(leaf: jax.ShapeDtypeStruct) -> int:
     return math.prod(shape) * leaf.dtype.itemsize
 
 
+def tree_bytes(tree: PyTree) -> int:
+    """Returns the bytes of all arrays of a tree, or of the shapes that stand for them, each counted whole."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Collective:
     """The collectives of one kind along one axis, together.

@@ -1,6 +1,6 @@
 """The files of a run in its folder: found, recorded, renamed, and deleted if the user says so."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import contextlib
 import itertools
 import json
@@ -11,6 +11,7 @@ from typing import Any
 from etils import epath
 
 from podrl.config.config import ConfigError, check
+from podrl.config.extras import install_command
 from podrl.config.paths import is_there, size_bytes
 
 START_ANEW = "--start_anew, which deletes the run's rows and checkpoints"
@@ -32,6 +33,20 @@ def holds_run(workdir: epath.Path) -> bool:
         return is_there(workdir / "config.json")
     except OSError as error:
         raise ConfigError(f"{workdir / 'config.json'} cannot be read ({error.strerror or error}).") from None
+
+
+@contextlib.contextmanager
+def writing(workdir: epath.Path) -> Iterator[None]:
+    """Raises `ConfigError` if the folder, in which the code within writes, cannot be written."""
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigError(
+            f"--workdir={workdir} needs another package: {error}. For gs://, `{install_command('tpu')}` brings it."
+        ) from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"--workdir={workdir} cannot be written ({reason}). Choose another folder.") from None
 
 
 def find_remains(workdir: epath.Path) -> list[str]:

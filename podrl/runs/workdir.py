@@ -4,28 +4,24 @@ If the folder holds a run of the same config, that run is resumed.
 """
 
 from collections.abc import Mapping, Sequence
-import importlib.metadata
 import os
 import platform
 import secrets
-import time
 from typing import Any
 
 from absl import logging
 from etils import epath
 
-from podrl.config.config import Config, ConfigError, check
+from podrl.config.config import Config, check
 from podrl.config.config_dict import default_sections, differences, to_dict, with_defaults
-from podrl.config.extras import install_command
 from podrl.config.remote import PUBLISHING_KEYS, publishing
 from podrl.envs.pools.atari_screens import describe_other_screen
 from podrl.mesh import Topology
 from podrl.mistakes import shorten
 from podrl.runs.records import REPAIR, read_json, read_manifests
-from podrl.runs.run_files import START_ANEW, check_rights, find_remains, holds_run, write_json
+from podrl.runs.run_files import START_ANEW, check_rights, find_remains, holds_run, write_json, writing
 from podrl.runs.seed_folders import check_seed_folders
-from podrl.runtime.machine import available_cores
-from podrl.runtime.software import LIBRARIES, find_commit
+from podrl.runtime.software import describe_start
 
 
 def make_workdir(
@@ -52,20 +48,13 @@ def make_workdir(
             message names the keys.
     """
     workdir = epath.Path(path)
-    try:
+    with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / f".write-test-{secrets.token_hex(8)}"  # A name that cannot have been made a link before.
         try:
             probe.write_text("Is there room?\n")
         finally:
             probe.unlink(missing_ok=True)
-    except ImportError as error:
-        raise ConfigError(
-            f"--workdir={workdir} needs another package: {error}. For gs://, `{install_command('tpu')}` brings it."
-        ) from None
-    except OSError as error:
-        reason = error.strerror or error
-        raise ConfigError(f"--workdir={workdir} cannot be written ({reason}). Choose another folder.") from None
     check_rights(workdir)
     if start_anew:
         find_remains(workdir)  # Checks that the folder is not another program's, of which nothing may be deleted.
@@ -148,15 +137,9 @@ def make_manifest(
     `hosts` are those of its processes, and `data_hash` is that of the data set that it learns from, if it has one.
     """
     return {
-        "argv": list(argv),
+        **describe_start(argv),
         "seed": config.seed,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "commit": find_commit(),
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
-        "python": platform.python_version(),
-        "platform": platform.platform(),
         "hosts": list(hosts),
-        "cores": available_cores(),
         "micro_batches": config.topology.micro_batches,
         "devices": [str(device) for device in topology.mesh.devices.flat],
         "device_kind": topology.mesh.devices.flat[0].device_kind,

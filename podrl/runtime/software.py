@@ -1,13 +1,17 @@
 """The software of this process: podrl's own commit, and the libraries that decide what a run computes."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import importlib.metadata
 import os
+import platform
 import subprocess
+import time
+from typing import Any
 
 from absl import logging
 
 from podrl.config.programs import ROOT
+from podrl.runtime.machine import available_cores
 
 LIBRARIES = ("podrl", "jax", "jaxlib", "flax", "optax", "envpool", "gymnasium", "orbax-checkpoint", "numpy")
 
@@ -29,6 +33,24 @@ def find_jax(environ: Mapping[str, str], choose: Callable[[Iterable[str]], Itera
         "XLA_FLAGS": " ".join(sorted(choose(flags))) or "nothing",
         **{name: environ.get(name) or "nothing" for name in _VARIABLES},
     }
+
+
+def describe_start(argv: Sequence[str]) -> dict[str, Any]:
+    """Returns when and by which command a process was started, and with what software, ready for JSON."""
+    return {
+        "argv": list(argv),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "commit": find_commit(),
+        "versions": find_versions(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": available_cores(),
+    }
+
+
+def find_versions() -> dict[str, str]:
+    """Returns the versions of the libraries that decide what a run computes."""
+    return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
 def find_commit() -> str | None:

@@ -1,6 +1,6 @@
 """Code that commands share: how they end, and checks of their flags. Imports no JAX."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import os
 from pathlib import Path
@@ -112,6 +112,25 @@ def check_writable(flag: str, path: Path | None) -> None:
     check(not path.is_dir(), f"{flag}={path} is a folder. Name a file in it.")
     target = path if path.exists() else path.parent
     check(os.access(target, os.W_OK), f"{flag}={path} cannot be written: no permission.")
+
+
+@contextlib.contextmanager
+def reading(flag: str, path: Path, command: str) -> Iterator[None]:
+    """Raises `ConfigError` unless the file of a flag is there and is what a command writes; the code within reads it.
+
+    Args:
+        flag: the flag's name.
+        path: the file.
+        command: the command, up to the file's name.
+    """
+    check(path.is_file(), f"{flag}={path}: there is no such file. Make one with {command}={path}.")
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{flag}={path}: {error}") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        found = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{flag}={path} is not what {command} writes ({found}). Make it anew.") from None
 
 
 def parse_numbers(flag: str, text: str | None, *, least: int = 1, distinct: bool = False) -> tuple[int, ...]:

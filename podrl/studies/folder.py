@@ -6,7 +6,6 @@ points/POINT/seed-N/   the folder of a run, with `job.log`, and `result.json` or
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
-import importlib.metadata
 import json
 import os
 import platform
@@ -17,11 +16,9 @@ from etils import epath
 
 from podrl.config.config import ConfigError, check
 from podrl.config.config_dict import to_dict
-from podrl.config.extras import install_command
 from podrl.runs.records import Rows
-from podrl.runs.workdir import write_json
-from podrl.runtime.machine import available_cores
-from podrl.runtime.software import LIBRARIES, find_commit
+from podrl.runs.run_files import write_json, writing
+from podrl.runtime.software import describe_start
 from podrl.studies.feasibility import Infeasible
 from podrl.studies.grid import Definition, Point, Trial, definition_from_fields, with_new_keys
 from podrl.studies.sameness import check_same
@@ -118,39 +115,24 @@ class Folder:
             "config": json.loads(json.dumps(to_dict(feasible[0].config) if feasible else {})),
         }
         starts: list[Any] = []
-        try:
+        with writing(self.path):
             if (self.path / MANIFEST).exists():
                 before = self.read_manifest()
                 check_same(self.path, before, now, accept_changes=accept_changes)
                 starts = before["starts"]
             self.path.mkdir(parents=True, exist_ok=True)
-            write_json(self.path / MANIFEST, {**now, "starts": [*starts, describe_start(argv)]})
-        except ImportError as error:
-            raise ConfigError(
-                f"--workdir={self.path} needs another package: {error}. "
-                f"For gs://, `{install_command('tpu')}` brings it."
-            ) from None
-        except OSError as error:
-            raise ConfigError(
-                f"--workdir={self.path} cannot be written ({error.strerror or error}). Choose another folder."
-            ) from None
+            write_json(self.path / MANIFEST, {**now, "starts": [*starts, _describe_start(argv)]})
 
 
-def describe_start(argv: Sequence[str]) -> dict[str, Any]:
+def _describe_start(argv: Sequence[str]) -> dict[str, Any]:
     """When and where a study was started, and with what hardware and software."""
     path = epath.Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
-        "argv": list(argv),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "commit": find_commit(),
+        **describe_start(argv),
         "host": platform.node(),
         "processor": names[0] if names else platform.processor(),
-        "cores": available_cores(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "load_average": os.getloadavg()[0],
     }
 

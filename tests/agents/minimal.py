@@ -7,7 +7,7 @@ import jax
 from jax import numpy as jnp
 import optax
 
-from podrl.agents.parts.actor_critic import fresh_rollouts, make_act, make_act_greedy, make_init, make_initial_carry
+from podrl.agents.parts.actor_critic import act_by_policy, fresh_rollouts, make_init, make_initial_carry
 from podrl.agents.parts.interface import Agent, Batch, UpdateShape
 from podrl.networks.interface import Networks
 from podrl.ops.losses import masked_mean, policy_gradient_loss
@@ -43,11 +43,12 @@ def make_agent(
         state = dataclasses.replace(state, params=params, opt_state=opt_state)
         return state, {"loss/total": loss, "grad/norm": jnp.asarray(optax.tree.norm(grads))}, None
 
+    act, act_greedy = act_by_policy(network, lambda output: {})
     return Agent(
         init=make_init(network, optimizer),
         initial_carry=make_initial_carry(network),
         actor_params=lambda state: state.params,
-        act=make_act(network, lambda output: {}),
-        act_greedy=make_act_greedy(network),
+        act=act,
+        act_greedy=act_greedy,
         learn=learn,
     )

@@ -14,11 +14,11 @@ from podrl.smoke_data import with_smoke_data
 from tests.processes import ROOT, launch, num_rows, read_rows, running, wait_for
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "common"))
-# Runs of each agent and placement; slow ones are of sources and networks that open or compile longer. `.ci/run` begins
-# with `impala_atari`, the README's first command.
-RUN = ("impact_lunarlander", "impala_catch", "impala_minatar", "ppo_cartpole", "ppo_lunarlander", "pqn_minatar")
-RUN += ("apex_minatar", "td3_halfcheetah", "vmpo_lunarlander")
-RUN_SLOWLY = ("impala_metaworld", "impala_minigrid", "impala_procgen", "impala_vizdoom", "ppo_2048", "ppo_football")
+# Runs of each placement with actions and with action values; slow ones are of the other agents, and of sources and
+# networks that open or compile longer. `.ci/run` begins with `impala_atari`, the README's first command.
+RUN = ("impala_catch", "impala_minatar", "ppo_cartpole", "pqn_minatar")
+RUN_SLOWLY = ("apex_minatar", "impact_lunarlander", "ppo_lunarlander", "td3_halfcheetah", "vmpo_lunarlander")
+RUN_SLOWLY += ("impala_metaworld", "impala_minigrid", "impala_procgen", "impala_vizdoom", "ppo_2048", "ppo_football")
 RUN_SLOWLY += ("ppo_halfcheetah", "ppo_memory", "pqn_atari", "r2d2_memory", "sac_inverted_double_pendulum")
 # Their agents, sources and networks are those of others above, or of commands of the README.
 RUN_RARELY = ("impala_pong", "r2d2_minigrid_memory", "sac_pendulum", "seed_r2d2_memory")

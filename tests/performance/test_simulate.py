@@ -94,7 +94,7 @@ def tool_config(asked: SimulateCommand):
         (["--hosts=1,x"], "--hosts=1,x must be whole numbers of at least 1, such as 1,2,4."),
         (["--stragglers=2:3"], "--stragglers=2:3 must be a probability from 0 to 1"),
         (["--stragglers=often"], "--stragglers=often must be a probability and a factor"),
-        (["--slow_host=0"], "--slow_host=0 must be positive."),
+        (["--slow_host=0"], "--slow_host=0.0 must be positive."),
         (["--update_ms=-1"], "--update_ms=-1.0 must be 0 or more (milliseconds)."),
         (["--json=/no/folder/x.json"], "--json=/no/folder/x.json: there is no such folder."),
         (["--smoke", "--check=1"], "--check runs jobs for --seconds, which --smoke would end before."),

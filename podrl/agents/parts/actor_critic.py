@@ -6,11 +6,12 @@ import jax
 from jax import numpy as jnp
 import optax
 
+from podrl.agents.parts.acting import Act, ActGreedy, make_acting
 from podrl.agents.parts.interface import Agent, Batch
 from podrl.agents.parts.optimizing import OptimizerOverRun
 from podrl.networks.interface import Network, NetworkFunctions, NetworkOutput
 from podrl.ops.minibatches import split_environments
-from podrl.types import LearnerState, Metrics, PyTree, Timestep, Trajectory
+from podrl.types import LearnerState, Metrics, PyTree, Trajectory
 
 
 def make_actor_critic_agent(
@@ -27,12 +28,13 @@ def make_actor_critic_agent(
         record: (output of [B, ...]) -> `Trajectory.behaviour`, a pytree of [B, ...].
         learn: `Agent.learn`.
     """
+    act, act_greedy = act_by_policy(network, record)
     return Agent(
         init=make_init(network, optimizer),
         initial_carry=make_initial_carry(network),
         actor_params=lambda state: state.params,
-        act=make_act(network, record),
-        act_greedy=make_act_greedy(network),
+        act=act,
+        act_greedy=act_greedy,
         learn=learn,
         policies=lambda params, trajectory: network.unroll(params, trajectory)[0].policy,
         divergence=network.policy.kl,
@@ -76,33 +78,20 @@ def make_initial_carry(network: NetworkFunctions) -> Callable[[jax.Array], PyTre
     return lambda env_index: network.initial_carry(env_index.shape[0])
 
 
-def make_act(
-    network: Network, record: Callable[[NetworkOutput], PyTree]
-) -> Callable[[PyTree, Timestep, PyTree, jax.Array], tuple[jax.Array, PyTree, PyTree]]:
-    """Returns an `Agent.act` that samples from the policy and needs only the network's parameters.
+def act_by_policy(network: Network, record: Callable[[NetworkOutput], PyTree]) -> tuple[Act, ActGreedy]:
+    """Returns what samples from the policy, and what takes its mode; both need only the network's parameters.
 
     Args:
         network: The actor-critic network.
         record: (output of [B, ...]) -> `Trajectory.behaviour`, a pytree of [B, ...].
     """
-
-    def act(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree, PyTree]:
-        output, carry = network.step(params, timestep, carry)
-        action = network.policy.sample(keys, output.policy)
-        return action, record(output), network.remember(carry, action)
-
-    return act
-
-
-def make_act_greedy(network: Network) -> Callable[[PyTree, Timestep, PyTree, jax.Array], tuple[jax.Array, PyTree]]:
-    """Returns an `Agent.act_greedy` that takes the policy's mode, and ignores the keys."""
-
-    def act_greedy(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree]:
-        output, carry = network.step(params, timestep, carry)
-        action = network.policy.mode(output.policy)
-        return action, network.remember(carry, action)
-
-    return act_greedy
+    return make_acting(
+        network,
+        network.step,
+        sample=lambda params, keys, output: network.policy.sample(keys, output.policy),
+        best=lambda output: network.policy.mode(output.policy),
+        record=record,
+    )
 
 
 def evaluate_values(

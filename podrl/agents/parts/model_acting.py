@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 
+from podrl.agents.parts.acting import make_acting
 from podrl.agents.parts.actor_critic import make_init, make_initial_carry
 from podrl.agents.parts.interface import Agent, Batch
 from podrl.agents.parts.optimizing import OptimizerOverRun
@@ -28,16 +29,12 @@ def make_model_agent(
         state, carry = network.step(params, timestep, carry)
         return network.predict(params, state.latent, state.mask).policy, carry
 
-    def act(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree, PyTree]:
-        policy, carry = evaluate(params, timestep, carry)
-        action = network.policy.sample(keys, policy)
-        return action, {}, network.remember(carry, action)
-
-    def act_greedy(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree]:
-        policy, carry = evaluate(params, timestep, carry)
-        action = network.policy.mode(policy)
-        return action, network.remember(carry, action)
-
+    act, act_greedy = make_acting(
+        network,
+        evaluate,
+        sample=lambda params, keys, policy: network.policy.sample(keys, policy),
+        best=network.policy.mode,
+    )
     return Agent(
         init=make_init(network, optimizer),
         initial_carry=make_initial_carry(network),

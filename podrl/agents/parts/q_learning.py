@@ -10,6 +10,7 @@ from flax import struct
 import jax
 from jax import numpy as jnp
 
+from podrl.agents.parts.acting import make_acting
 from podrl.agents.parts.actor_critic import make_init, make_initial_carry
 from podrl.agents.parts.interface import Agent, Batch
 from podrl.agents.parts.optimizing import OptimizerOverRun
@@ -42,16 +43,13 @@ def make_q_agent(
     def actor_params(state: LearnerState) -> PyTree:
         return {"network": state.params, "epsilon": epsilon_at(state.step)}
 
-    def act(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree, PyTree]:
-        output, carry = network.step(params["network"], timestep, carry)
-        action = epsilon_greedy(keys, output.q_values, params["epsilon"])
-        return action, {"value": output.value}, network.remember(carry, action)
-
-    def act_greedy(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree]:
-        output, carry = network.step(params["network"], timestep, carry)
-        action = greedy_action(output.q_values)
-        return action, network.remember(carry, action)
-
+    act, act_greedy = make_acting(
+        network,
+        lambda params, timestep, carry: network.step(params["network"], timestep, carry),
+        sample=lambda params, keys, output: epsilon_greedy(keys, output.q_values, params["epsilon"]),
+        best=lambda output: greedy_action(output.q_values),
+        record=lambda output: {"value": output.value},
+    )
     return Agent(
         init=make_init(network, optimizer),
         initial_carry=make_initial_carry(network),

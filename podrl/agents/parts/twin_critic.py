@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from jax import numpy as jnp
 
+from podrl.agents.parts.acting import make_acting
 from podrl.agents.parts.actor_critic import make_initial_carry
 from podrl.agents.parts.interface import Agent, Batch, SequenceShape, UpdateShape, check_actions
 from podrl.agents.parts.optimizing import OptimizerOverRun
@@ -18,7 +19,7 @@ from podrl.config.config import check
 from podrl.config.optimizer import OptimizerConfig
 from podrl.networks.interface import Networks, PolicyNetwork, StateValueNetwork, TwinQNetwork
 from podrl.ops.distributions import Distribution
-from podrl.types import EnvSpec, LearnerState, Metrics, PyTree, Timestep, Trajectory
+from podrl.types import EnvSpec, LearnerState, Metrics, PyTree, Trajectory
 
 _TRANSITION = SequenceShape(burn_in=0, length=1, from_every_row=True)
 TRANSITIONS = UpdateShape(sequences=_TRANSITION, recorded=_TRANSITION)
@@ -160,45 +161,22 @@ def make_twin_critic_agent(
         state, metrics, priority = learn(state, batch)
         return with_random_steps(state, jnp.int32(0)) if batch.rollouts is None else state, metrics, priority
 
+    def sample(params: PyTree, keys: jax.Array, output: jax.Array) -> jax.Array:
+        both = jax.vmap(jax.random.split)(keys)
+        uniform = jax.vmap(lambda key: jax.random.uniform(key, (networks.size,), minval=-1.0, maxval=1.0))(both[:, 1])
+        return jnp.where(params["is_random"], uniform, explore(both[:, 0], output))
+
+    act, act_greedy = make_acting(networks.policy, networks.policy.step, sample=sample, best=exploit)
     return Agent(
         init=init,
         initial_carry=make_initial_carry(networks.policy),
         actor_params=actor_params,
-        act=_make_act(networks, explore),
-        act_greedy=_make_act_greedy(networks.policy, exploit),
+        act=act,
+        act_greedy=act_greedy,
         learn=learn_and_act,
         observe=observe,
         keep=networks.policy.keep,
     )
-
-
-def _make_act(
-    networks: TwinCritic, explore: Callable[[jax.Array, jax.Array], jax.Array]
-) -> Callable[[PyTree, Timestep, PyTree, jax.Array], tuple[jax.Array, PyTree, PyTree]]:
-    """Returns `Agent.act`: uniform over [-1, 1] while that is told, else as `explore` says."""
-    policy = networks.policy
-
-    def act(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree, PyTree]:
-        output, carry = policy.step(params, timestep, carry)
-        both = jax.vmap(jax.random.split)(keys)
-        uniform = jax.vmap(lambda key: jax.random.uniform(key, (networks.size,), minval=-1.0, maxval=1.0))(both[:, 1])
-        action = jnp.where(params["is_random"], uniform, explore(both[:, 0], output))
-        return action, {}, policy.remember(carry, action)
-
-    return act
-
-
-def _make_act_greedy(
-    policy: PolicyNetwork, exploit: Callable[[jax.Array], jax.Array]
-) -> Callable[[PyTree, Timestep, PyTree, jax.Array], tuple[jax.Array, PyTree]]:
-    """Returns `Agent.act_greedy`, which ignores the keys."""
-
-    def act_greedy(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree]:
-        output, carry = policy.step(params, timestep, carry)
-        action = exploit(output)
-        return action, policy.remember(carry, action)
-
-    return act_greedy
 
 
 def _rows_from(trajectory: Trajectory, start: int) -> jax.Array:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import dataclasses
-import importlib.metadata
 import itertools
 import os
 from pathlib import Path
@@ -18,7 +17,7 @@ import jax
 from jax import numpy as jnp
 
 from podrl.runtime.machine import available_cores, busy_core_seconds
-from podrl.runtime.software import LIBRARIES
+from podrl.runtime.software import find_versions
 
 _YARDSTICK_S = 0.5
 _MATMUL_SIZES = (2048, 4096)  # n of the [n, n] matrices on a CPU, which would take long for more, and elsewhere
@@ -91,6 +90,19 @@ def time_threads(work: Callable[[int, Iterator[int]], int], num_threads: int, se
         return start.sample(env_steps, Clocks.now())
 
 
+def time_calls(call: Callable[[], None], env_steps_per_call: int, seconds: float) -> StageTime:
+    """Times calls of a function, one after the other, each of which takes in so many env steps."""
+
+    def work(_: int, turns: Iterator[int]) -> int:
+        env_steps = 0
+        for _ in turns:
+            call()
+            env_steps += env_steps_per_call
+        return env_steps
+
+    return time_threads(work, 1, seconds)
+
+
 def _turns(end_s: float) -> Iterator[int]:
     for turn in itertools.count(1):
         yield turn
@@ -106,7 +118,7 @@ def describe_machine() -> dict[str, Any]:
         "device_kind": devices[0].device_kind,
         "devices": len(devices),
         "cores": available_cores(),
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "versions": find_versions(),
         "load_average": os.getloadavg()[0],
     }
 

@@ -28,7 +28,7 @@ from podrl.ops.distributions import Distribution
 from podrl.ops.losses import clipped_surrogate_loss, clipped_value_loss, value_loss
 from podrl.ops.q_values import double_q_value, epsilon_greedy, value_of_action
 from podrl.ops.returns import gae
-from podrl.performance.benchmark.instruments import Clocks, StageTime
+from podrl.performance.benchmark.instruments import StageTime, time_calls
 from podrl.types import Array, PyTree, Timestep
 
 _CLIP, _VALUE_COST, _ENTROPY_COST, _EPSILON = 0.2, 0.5, 0.01, 0.1
@@ -129,7 +129,12 @@ def _make_plain_loop(
 
     run = jax.jit(lambda loop: jax.lax.scan(update, loop, length=num_updates)[0], donate_argnums=0)
     loop = jax.block_until_ready(run(jax.jit(begin)(jax.random.key(config.seed))))
-    return _make_timer(run, loop, num_updates * num_envs * length)
+
+    def run_once() -> None:
+        nonlocal loop
+        loop = jax.block_until_ready(run(loop))
+
+    return functools.partial(time_calls, run_once, num_updates * num_envs * length)
 
 
 def _make_ppo(config: Config, evaluate: _Evaluate, policy: Distribution) -> _Algorithm:
@@ -214,17 +219,3 @@ def _in_epochs(config: Config) -> Callable[..., tuple[_Learning, PyTree]]:
         return jax.lax.scan(epoch, learning, jax.random.split(key, shape.epochs))[0], kept
 
     return learn
-
-
-def _make_timer(run: Callable[[PyTree], PyTree], loop: PyTree, env_steps_per_run: int) -> Callable[[float], StageTime]:
-    """Returns what runs the loop for about as many seconds, and times it."""
-
-    def time_loop(seconds: float) -> StageTime:
-        nonlocal loop
-        start, env_steps = Clocks.now(), 0
-        while not env_steps or Clocks.now().wall_s < start.wall_s + seconds:
-            loop = jax.block_until_ready(run(loop))
-            env_steps += env_steps_per_run
-        return start.sample(env_steps, Clocks.now())
-
-    return time_loop

@@ -6,7 +6,7 @@ each of them gathered, and the writing back of their priorities. Its limit and t
 copy: one elementwise program that reads and writes as many bytes in order.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -19,9 +19,10 @@ import numpy as np
 from podrl.experience.unroll import Unroller
 from podrl.learning.learner import Learner
 from podrl.learning.replay import make_replay, updates_before_learning
+from podrl.learning.update_cost import tree_bytes
 from podrl.loops.interface import Assembly
 from podrl.mesh import trajectory_sharding
-from podrl.performance.benchmark.instruments import StageTime, spread, time_threads
+from podrl.performance.benchmark.instruments import StageTime, spread, time_calls
 from podrl.performance.composition import COPY, INSERT, SAMPLE
 from podrl.replay.batches import BatchRing
 from podrl.replay.interface import Replay
@@ -61,7 +62,9 @@ def open_replay_stages(assembly: Assembly) -> ReplayStages | None:
     ring, last, used = jax.eval_shape(lambda key: _sample_once(replay, replay.init(key)), jax.random.key(0))
     is_whole, keep = isinstance(ring, BatchRing), assembly.agent.keep
     carry = rollouts.carry if is_whole else jax.eval_shape(keep, rollouts.carry)
-    inserted, sampled = _bytes(dataclasses.replace(rollouts, carry=carry)), _bytes(last) * used.size
+    inserted, sampled = tree_bytes(dataclasses.replace(rollouts, carry=carry)), tree_bytes(last) * used.size
+
+    per_update = config.env_steps_per_update
 
     def time_ring(turns: Callable[[PyTree], PyTree], seconds: float) -> StageTime:
         ring = init(jax.random.key(config.seed))
@@ -73,7 +76,7 @@ def open_replay_stages(assembly: Assembly) -> ReplayStages | None:
             nonlocal ring
             ring = jax.block_until_ready(turns(ring))
 
-        return _time_calls(work, config.env_steps_per_update, seconds)
+        return time_calls(work, _TURNS * per_update, seconds)
 
     copy, split = jax.jit(jnp.bitwise_not), NamedSharding(mesh, PartitionSpec("data"))
     devices = mesh.shape["data"]
@@ -87,9 +90,8 @@ def open_replay_stages(assembly: Assembly) -> ReplayStages | None:
     timers = {
         INSERT: functools.partial(time_ring, lambda ring: insert(ring, rollouts)),
         SAMPLE: functools.partial(time_ring, lambda ring: sample(ring)[0]),
-        COPY: functools.partial(_time_calls, copy_all, config.env_steps_per_update),
+        COPY: functools.partial(time_calls, copy_all, _TURNS * per_update),
     }
-    per_update = config.env_steps_per_update
     return ReplayStages(timers=timers, inserted_bytes=inserted, sampled_bytes=sampled, env_steps_per_update=per_update)
 
 
@@ -160,23 +162,6 @@ def _make_rollouts(assembly: Assembly) -> Trajectory:
     return jax.device_put(rollouts, trajectory_sharding(assembly.topology.learner, shapes))
 
 
-def _time_calls(call: Callable[[], None], env_steps_per_update: int, seconds: float) -> StageTime:
-    """Times calls, each of which does the work of several updates."""
-
-    def work(_: int, turns: Iterator[int]) -> int:
-        env_steps = 0
-        for _ in turns:
-            call()
-            env_steps += _TURNS * env_steps_per_update
-        return env_steps
-
-    return time_threads(work, 1, seconds)
-
-
 def _seconds(samples: Sequence[StageTime]) -> np.ndarray:
     """Returns the seconds of an env step, in each repeat."""
     return np.array([each.wall_s / each.env_steps for each in samples])
-
-
-def _bytes(tree: PyTree) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -26,6 +26,7 @@ from podrl.experience.schedule import make_schedule, max_lag, warm_up_updates
 from podrl.experience.transfer import join_rollouts, rollout_to_learner
 from podrl.learning.programs import FusedPrograms
 from podrl.learning.replay import updates_before_learning
+from podrl.learning.update_cost import tree_bytes
 from podrl.loops.interface import Assembly
 from podrl.performance.benchmark.instruments import Clocks, StageTime, time_threads
 from podrl.performance.benchmark.random_play import make_random_play, step_pools
@@ -78,8 +79,7 @@ class Parts(Assembly):
     @property
     def parameter_bytes(self) -> int:
         """Bytes of all parameters, which an optimizer step sums up between processes."""
-        params = jax.tree.leaves(self.programs.learner.state_shape.params)
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in params)
+        return tree_bytes(self.programs.learner.state_shape.params)
 
 
 def make_parts(config: Config, devices: Sequence[jax.Device] | None = None) -> Parts:

@@ -8,7 +8,6 @@ GPUs there is no compiler at hand: there the same programs are traced and their 
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
-import math
 import time
 from typing import Any
 
@@ -25,11 +24,10 @@ from podrl.experience.schedule import max_lag
 from podrl.learning.fused import FusedLearner
 from podrl.learning.micro_batches import partition_of
 from podrl.learning.programs import make_learner, rollout_shapes
-from podrl.learning.update_cost import Collective, shard_bytes
+from podrl.learning.update_cost import Collective, shard_bytes, tree_bytes
 from podrl.mesh import is_undivided
 from podrl.performance.planning import costs
 from podrl.performance.planning.costs import Cost
-from podrl.types import PyTree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,7 +174,7 @@ def _count_program(platform: str, copies: int, traced: jax.stages.Traced, num_de
     return Cost(
         flops=flops / num_devices,
         bytes_accessed=costs.product_bytes(jaxpr, platform) / num_devices,
-        argument_bytes=state_bytes + _bytes(batch) // num_devices,
+        argument_bytes=state_bytes + tree_bytes(batch) // num_devices,
         temporary_bytes=int(results / num_devices / copies),
         product_flops=flops,
     )
@@ -202,10 +200,10 @@ def _cost_run(
         traced = program.trace()
     else:
         unroller = make_unroller(config, assembly.agent, spec, layout)
-        act = measure(trace_act(unroller, topology.local_actor_devices[0]), 1, _bytes(assembly.state_shape.params))
+        act = measure(trace_act(unroller, topology.local_actor_devices[0]), 1, tree_bytes(assembly.state_shape.params))
         actors = len(topology.local_actor_devices)
-        upload, download = _bytes(unroller.timestep_shape), layout.envs_per_pool * _bytes(spec.actions.struct)
-        rollout = layout.num_actors * layout.pools_per_actor * _bytes(unroller.state_shape.rollout)
+        upload, download = tree_bytes(unroller.timestep_shape), layout.envs_per_pool * tree_bytes(spec.actions.struct)
+        rollout = layout.num_actors * layout.pools_per_actor * tree_bytes(unroller.state_shape.rollout)
         mesh = _stand_in(topology.learner, devices)
         agent, rules = make_split_agent(config, spec, mesh)
         program = make_learner(config, agent, spec, mesh, rules)
@@ -225,7 +223,7 @@ def _cost_run(
         act=act,
         update=measure(traced, topology.learner.size, state_bytes),
         state_bytes=state_bytes,
-        parameter_bytes=_bytes(assembly.state_shape.params),
+        parameter_bytes=tree_bytes(assembly.state_shape.params),
         upload_bytes=upload,
         download_bytes=download,
         rollout_bytes=rollout,
@@ -243,7 +241,3 @@ def _stand_in(learner: Mesh, devices: Sequence[jax.Device]) -> Mesh:
         return learner
     ordered = sorted(devices, key=lambda device: device.id)[: learner.size]
     return Mesh(np.array(ordered).reshape(learner.devices.shape), learner.axis_names, axis_types=learner.axis_types)
-
-
-def _bytes(tree: PyTree) -> int:
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

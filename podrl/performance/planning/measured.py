@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 
 from podrl.config import programs
-from podrl.config.config import Config, ConfigError, check
+from podrl.config.config import Config, check
 from podrl.config.config_dict import differences, to_dict
 from podrl.envs.loading import load_environment
 from podrl.envs.opening import make_pool
@@ -36,6 +36,7 @@ from podrl.performance.planning.child import Child
 from podrl.performance.planning.reduction import reduce_step
 from podrl.performance.planning.slices import parse_shape
 from podrl.runtime.machine import available_cores
+from podrl.runtime.tool import reading
 
 _MAX_ENVS = 64
 _STAGE_S = 1.0
@@ -153,9 +154,7 @@ def _open(config: bytes, devices: int) -> tuple[Parts, dict[str, Stage]]:
 
 def read_benchmark(path: Path, config: Config) -> tuple[ProcessStages, dict[str, Any]]:
     """Reads the stages of a config, and the whole report, from what `tools/benchmark.py --json` wrote."""
-    tool = programs.program_of("benchmark")
-    check(path.is_file(), f"--measured={path}: there is no such file. Make one with {tool} --json={path}.")
-    try:
+    with reading("--measured", path, f"{programs.program_of('benchmark')} --json"):
         report: dict[str, Any] = json.loads(path.read_text())
         machine, found = report["machine"], report["config"]
         changes = differences(found, json.loads(json.dumps(to_dict(config))))
@@ -166,10 +165,6 @@ def read_benchmark(path: Path, config: Config) -> tuple[ProcessStages, dict[str,
         }
         cores = machine["cores"] if machine["platform"] == "cpu" else math.inf
         stages = ProcessStages(costs, Overlap(**report["overlap"]), cores, config.env_steps_per_update)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ConfigError(
-            f"--measured={path} is not what {tool} --json writes ({type(error).__name__}: {error})."
-        ) from None
     told = [f"{key}: measured with {before}, asked for {after}" for key, (before, after) in changes.items()]
     check(not told, f"--measured={path} is of another config: {shorten(told)}. Measure this one.")
     return stages, report

@@ -22,7 +22,7 @@ from absl import logging
 import jax
 import numpy as np
 
-from podrl.config.config import Config, ConfigError, check
+from podrl.config.config import Config, check
 from podrl.envs.pools.checks import check_timestep
 from podrl.envs.source import Pool
 from podrl.experience.episodes import EpisodeTracker
@@ -32,6 +32,7 @@ from podrl.performance.benchmark.stages import Parts, make_parts, open_pools, re
 from podrl.performance.benchmark.workers import check_stages
 from podrl.performance.planning.distributions import HostWork
 from podrl.performance.planning.system import HostLoad
+from podrl.runtime.tool import reading
 
 _WARMUP_CALLS = 3
 _FEWEST_CALLS = _WARMUP_CALLS + 5  # However long they take.
@@ -69,16 +70,8 @@ class Measurements:
     @classmethod
     def read(cls, path: Path) -> Self:
         """Reads a file of which `to_json` made the key `measurements`."""
-        check(path.is_file(), f"--measurements={path}: there is no such file. Make one with --measure --json={path}.")
-        try:
+        with reading("--measurements", path, "--measure --json"):
             return cls.from_json(json.loads(path.read_text())["measurements"])
-        except ConfigError as error:
-            raise ConfigError(f"--measurements={path}: {error}") from None
-        except (ValueError, TypeError, KeyError) as error:
-            raise ConfigError(
-                f"--measurements={path} is not what --measure --json writes ({type(error).__name__}: {error}). Make it "
-                "anew."
-            ) from None
 
 
 def measure_host(config: Config, seconds: float) -> Measurements:

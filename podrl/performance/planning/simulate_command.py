@@ -8,6 +8,7 @@ import ml_collections
 from podrl.config.commandline import Parser
 from podrl.config.config import ConfigError, check
 from podrl.config.paths import absolute_path
+from podrl.config.ranges import LONGEST_S, SIZE, check_flag
 from podrl.runtime.tool import check_known, check_writable, load_overridden, parse_numbers
 
 _USAGE = """%(prog)s --config configs/impala_atari.py [--config.x.y=...] [--measure] [--json FILE]
@@ -92,33 +93,25 @@ def parse_simulate(argv: list[str]) -> SimulateCommand:
 
 
 def _check_ranges(flags: argparse.Namespace) -> None:
-    for name, least in (("updates", 1), ("seeds", 1), ("repeats", 1), ("envs_per_pool", 1), ("link_latency_us", 0)):
-        value = getattr(flags, name)
-        check(value is None or value >= least, f"--{name}={value} must be at least {least}.")
+    for name in ("updates", "seeds", "repeats", "envs_per_pool"):
+        check_flag(name, getattr(flags, name), 1, SIZE)
+    check_flag("link_latency_us", flags.link_latency_us, 0, 1e6 * LONGEST_S)
     for name in ("seconds", "slow_host", "host_cores", "link_gbytes_per_second"):
         value = getattr(flags, name)
-        check(value is None or value > 0, f"--{name}={value:g} must be positive." if value is not None else "")
+        check(value is None or value > 0, f"--{name}={value} must be positive.")
     for name in (*DURATIONS, "allreduce_ms"):
         value = getattr(flags, name)
         check(value is None or value >= 0, f"--{name}={value} must be 0 or more (milliseconds).")
     check_writable("--json", flags.json)
-    check(
-        not (flags.measure and flags.measurements),
-        "--measure measures anew, --measurements takes what was measured before. Leave one of them out.",
-    )
-    check(
-        not (flags.check and flags.smoke),
-        "--check runs jobs for --seconds, which --smoke would end before. Leave out --smoke, or --check.",
-    )
-    check(
-        not (flags.check and flags.measurements),
-        "--check holds real jobs against what is measured at the same time. Leave out --measurements.",
-    )
-    for name in _NOT_OF_REAL_JOBS:
-        check(
-            not flags.check or getattr(flags, name) is None,
-            f"--check runs real jobs on this machine, which know nothing of --{name}. Leave out one of the two.",
-        )
+    measure = "--measure measures anew, --measurements takes what was measured before. Leave one of them out."
+    check(not (flags.measure and flags.measurements), measure)
+    if flags.check:
+        check(not flags.smoke, "--check runs jobs for --seconds, which --smoke would end before. Leave one out.")
+        anew = "--check holds real jobs against what is measured at the same time. Leave out --measurements."
+        check(not flags.measurements, anew)
+        for name in _NOT_OF_REAL_JOBS:
+            real = f"--check runs real jobs on this machine, which know nothing of --{name}. Leave out one of the two."
+            check(getattr(flags, name) is None, real)
 
 
 def _stragglers(text: str | None) -> tuple[float, float]:

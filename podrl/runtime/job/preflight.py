@@ -6,7 +6,6 @@ can repeat, or as a checkpoint that lacks a part.
 
 from collections.abc import Mapping, Sequence
 import contextlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -25,7 +24,7 @@ from podrl.mistakes import shorten
 from podrl.runtime.job.job import Job
 from podrl.runtime.job.membership import Membership
 from podrl.runtime.machine import jax_plugins
-from podrl.runtime.software import LIBRARIES, find_commit, find_jax
+from podrl.runtime.software import LIBRARIES, find_commit, find_jax, find_versions
 
 CLOCKS_S = 5.0  # Largest allowed difference between clocks.
 _ENVIRONMENT = ("JAX_PLATFORMS", "LIBTPU_INIT_ARGS")
@@ -43,7 +42,7 @@ def make_process_facts(config: Config, flags: Mapping[str, Any]) -> dict[str, st
         flags: command-line flags that decide what a run does, such as `workdir`.
     """
     return {
-        **{name: importlib.metadata.version(name) for name in LIBRARIES},
+        **find_versions(),
         "python": platform.python_version(),
         "commit of podrl": find_commit() or "none",
         "plugins of jax": " ".join(sorted(jax_plugins())) or "none",

@@ -1,4 +1,4 @@
-"""Data sets of one run that learned to control a robot, as studies of offline learning use them.
+"""Data sets of one run that learned to control a robot, for offline learning.
 
 `random` plays every action alike, `expert` is the best of the run's checkpoints, and `medium` the one whose return is
 closest to a third of the way between them. `mixed` has 10 % expert steps, and the rest is random and medium alike.

@@ -4,12 +4,11 @@ import json
 
 import pytest
 
-from podrl import train
+from podrl import control_data, train
 from podrl.commands import evaluate, make_control_data
 from podrl.config.config import ConfigError
 from podrl.data.data_set import open_data
 from podrl.evaluation.reference import Reference, read_reference, write_reference
-from podrl.studies import control_data
 from tests import short_runs
 from tests.data.episodes import content_of
 from tests.processes import ROOT, launch
