@@ -73,6 +73,7 @@ class CommandLine:
         argv: the command as typed, for the manifest.
         profile: whether to trace a few updates.
         accept_changes: whether to resume a run although its config differs.
+        init_from: absolute path of another run's folder, with whose weights a new run begins; None for random ones.
         start_anew: whether to delete the rows and checkpoints of the run in the folder and begin at update 0.
         coordinator: 'host:port' where the processes of the job meet; None leaves it to the platform.
         process_count: number of processes in the job; None leaves it to the platform.
@@ -90,6 +91,7 @@ class CommandLine:
     process_count: int | None = None
     process_index: int | None = None
     start_anew: bool = False
+    init_from: str | None = None
     alone: bool = False
     join_timeout_s: float = 300.0
 
@@ -135,6 +137,7 @@ def parse_command_line(
         profile=values.profile,
         accept_changes=values.accept_changes,
         start_anew=values.start_anew,
+        init_from=absolute_workdir(values.init_from) if values.init_from else None,
         coordinator=values.coordinator,
         process_count=values.process_count,
         process_index=values.process_index,
@@ -154,6 +157,7 @@ def _define_flags() -> flags.FlagValues:
     flags.DEFINE_bool(
         "start_anew", False, "Delete the rows and checkpoints of the run in WORKDIR, and begin.", flag_values=values
     )
+    flags.DEFINE_string("init_from", None, "Begin with the weights of the run in this folder.", flag_values=values)
     flags.DEFINE_string(
         "coordinator",
         None,
