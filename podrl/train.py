@@ -117,7 +117,7 @@ def train(
 
     Args:
         config: The run's config.
-        workdir: The run's folder; by default `runs/<config>-<time>`.
+        workdir: The run's folder; by default `runs/<config>-<environment>-<time>`.
         argv: The command, for the manifest.
         profile: Whether to trace a few updates, into `profile/` of that folder.
         accept_changes: Whether the run in that folder may have been of another config.
@@ -136,7 +136,8 @@ def train(
         CheckpointError: if a checkpoint could not be saved.
     """
     start_s = time.perf_counter()
-    place = absolute_workdir(workdir or default_folder(config.name))  # Before any environment can change the folder.
+    # Before any environment can change the folder.
+    place = absolute_workdir(workdir or default_folder(config.name, config.env.id))
     on_stall = functools.partial(tell_of_stall, job, config.watchdog_s)
     config = with_smoke_data(config.with_absolute_data(), place, job, on_stall=on_stall)
     recorded = RecordFolder(absolute_path(config.record.path), is_known=start_anew or holds_run(epath.Path(place)))

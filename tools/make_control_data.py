@@ -59,6 +59,7 @@ def run(flags: argparse.Namespace) -> None:
     """Plays, writes the sets, and prints a table of them."""
     check_jax_settings(os.environ, jax_plugins())
     skip_absent_tpu(os.environ, jax_plugins())
+    skip_absent_tpu(os.environ, jax_plugins())
     suit_xla_to_cpu(os.environ, jax_plugins())
     require_determinism(os.environ, jax_plugins())
     from podrl.runtime.tables import make_console, make_table  # Late, so that mistakes above are reported at once.

@@ -19,7 +19,7 @@ from tests.short_runs import anakin_config, make_config
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 ONE = {f"topology__{who}_devices_per_process": 1 for who in ("actor", "learner")}
-STILL = {"agent__optimizer__learning_rate": 1e-30}  # Updates change no bit of the parameters.
+STILL = {"agent__optimizer__learning_rate": 1e-12}  # Updates change no bit of the parameters.
 SHORT = {"total_env_steps": 64, "log__tensorboard": False, "checkpoint__every_updates": 1}
 
 
@@ -130,7 +130,7 @@ class TestOffline:
     def test_targets_and_statistics_come_with_the_weights(self, data, tmp_path, caplog):
         first = trained(tmp_path / "first", self.config(data))
         other = write_pendulum(tmp_path / "other", episodes=12)
-        still = {"agent__optimizer__learning_rate": 1e-30, "agent__critic_optimizer__learning_rate": 1e-30}
+        still = {"agent__optimizer__learning_rate": 1e-12, "agent__critic_optimizer__learning_rate": 1e-30}
         with caplog.at_level(logging.INFO, logger="absl"):
             second = trained(tmp_path / "second", self.config(other, **still, seed=2), init_from=str(first))
         assert begins(caplog)[0].endswith("arrays of parameters fit, with statistics (acting, observations).")
