@@ -15,6 +15,7 @@ import threading
 import time
 
 from absl import logging
+from etils import epath
 
 from podrl.assembly import assemble_job, resolve, resume_at, run
 from podrl.config.commandline import CommandLine
@@ -22,18 +23,20 @@ from podrl.config.config import MISTAKE, Config, ConfigError, check
 from podrl.config.paths import absolute_path, absolute_workdir
 from podrl.experience.schedule import last_update
 from podrl.loops.common_start import find_starts, with_replay
+from podrl.loops.failures import tell_of_failure
 from podrl.loops.interface import Outcome, Services
 from podrl.loops.opening import Place, open_checkpoints, open_places, open_seeds
-from podrl.loops.recording import RecordFolder
+from podrl.loops.recording import RecordFolder, check_recording
 from podrl.loops.services import agree_on_end, make_hooks, make_summary, open_instruments
 from podrl.runs.checkpoint_errors import CheckpointError
 from podrl.runs.folder_guard import FolderGuard, FolderLostError
 from podrl.runs.naming import default_folder
 from podrl.runs.opening import open_folder
+from podrl.runs.run_files import holds_run
+from podrl.runs.warm_start import find_weights
 from podrl.runs.workdir import make_manifest
 from podrl.runtime.compilation_cache import use_compilation_cache
 from podrl.runtime.container_limits import check_threads, explain_limit
-from podrl.runtime.devices import is_of_the_runtime
 from podrl.runtime.interruption import interruptible, leave
 from podrl.runtime.job.agreement import make_stop
 from podrl.runtime.job.job import ALONE, Job
@@ -78,6 +81,7 @@ def main(command: CommandLine) -> int:
                 profile=command.profile,
                 accept_changes=command.accept_changes,
                 start_anew=command.start_anew,
+                init_from=command.init_from,
                 stop_code=interruption.code,
                 job=job,
             )
@@ -93,7 +97,7 @@ def main(command: CommandLine) -> int:
         if isinstance(error.__cause__, ConfigError):
             job.fail(str(error.__cause__), MISTAKE)
             raise error.__cause__ from None
-        return _exit_code(_tell_of_failure(error, job), job, error)
+        return _exit_code(tell_of_failure(error, job), job, error)
     return _exit_code(code, job)
 
 
@@ -105,6 +109,7 @@ def train(
     profile: bool = False,
     accept_changes: bool = False,
     start_anew: bool = False,
+    init_from: str | None = None,
     stop_code: Callable[[], int] = lambda: 0,
     job: Job = ALONE,
 ) -> Outcome:
@@ -112,11 +117,12 @@ def train(
 
     Args:
         config: The run's config.
-        workdir: The run's folder; by default `runs/<config>-<time>`.
+        workdir: The run's folder; by default `runs/<config>-<environment>-<time>`.
         argv: The command, for the manifest.
         profile: Whether to trace a few updates, into `profile/` of that folder.
         accept_changes: Whether the run in that folder may have been of another config.
         start_anew: Whether to delete what the run in that folder has, and to begin at update 0.
+        init_from: Absolute path of another run's folder, with whose newest weights this one begins.
         stop_code: Returns the exit code of the signal that has come to this process; asked before every update and in
             long waits. A code other than 0 ends the run on all processes.
         job: All processes.
@@ -130,17 +136,22 @@ def train(
         CheckpointError: if a checkpoint could not be saved.
     """
     start_s = time.perf_counter()
-    place = absolute_workdir(workdir or default_folder(config.name))  # Before any environment can change the folder.
+    # Before any environment can change the folder.
+    place = absolute_workdir(workdir or default_folder(config.name, config.env.id))
     on_stall = functools.partial(tell_of_stall, job, config.watchdog_s)
     config = with_smoke_data(config.with_absolute_data(), place, job, on_stall=on_stall)
-    recorded = absolute_path(config.record.path)
+    recorded = RecordFolder(absolute_path(config.record.path), is_known=start_anew or holds_run(epath.Path(place)))
     assembly = assemble_job(config, job, on_stall)
+    check_recording(assembly, recorded, os.path.basename(place), job)
+    weights = find_weights(
+        init_from, place, assembly.state_shape, job, num_seeds=config.topology.seeds, start_anew=start_anew
+    )
     # Hosts may differ in how long they take to restore; one that is lost meanwhile is missed at once.
     share = functools.partial(job.exchange, "state of the run", timeout_s=max(config.patience_s, config.watchdog_s))
     with contextlib.ExitStack() as stack:
         guard = stack.enter_context(FolderGuard(stop_code))
-        accepting = functools.partial(open_folder, accept_changes=accept_changes, start_anew=start_anew)
         before, data_hash = assembly.spec.env_before, assembly.data_hash
+        accepting = functools.partial(open_folder, accept_changes=accept_changes, start_anew=start_anew)
         open_one = functools.partial(accepting, job=job, env_before=before, data_hash=data_hash)
         whole = Place(*open_one(assembly.asked, place, guard, is_new=not workdir), guard)
         places = open_places(stack, assembly.asked, whole, open_one, stop_code)
@@ -154,6 +165,7 @@ def train(
         assembly = resume_at(assembly, begin)
         profiler.last_update = last_update(assembly.config, begin)
         manifest = make_manifest(assembly.config, assembly.topology, argv, job.hosts, data_hash=data_hash)
+        manifest |= weights.record
         stop, vote = make_stop(job, assembly.topology.learner, stop_code)
         seeds = open_seeds(
             *(stack, assembly, whole, places),
@@ -161,8 +173,10 @@ def train(
             checkpointers=checkpointers,
             instruments=instruments,
             manifest=manifest,
-            recorded=RecordFolder(recorded, is_known=whole.resumes or start_anew),
-            hooks=make_hooks(instruments, checks=(*(each.check_save for each in checkpointers), vote)),
+            recorded=recorded._replace(is_known=whole.resumes or start_anew),
+            hooks=make_hooks(
+                instruments, checks=(*(each.check_save for each in checkpointers), vote), begin=weights.put
+            ),
             services=Services(stop=stop, ledger=ledger, watchdog=watchdog, annotate=profiler.annotate),
             job=job,
         )
@@ -177,7 +191,8 @@ def train(
             outcome = agree_on_end(outcome, stop_code(), share, job.name_of)
         if not outcome.finished:
             logging.info("To resume: the same command with --workdir=%s", whole.folder)
-        display.summary(make_summary(assembly, outcome, wall_s=time.perf_counter() - start_s))
+        wall_s = time.perf_counter() - start_s
+        display.summary(make_summary(assembly, outcome, whole.folder, start=first.start, wall_s=wall_s))
     return outcome
 
 
@@ -205,31 +220,6 @@ def _set_up(command: CommandLine, membership: Membership) -> Config:
     if config.determinism == "exact":
         require_determinism(os.environ, jax_plugins())
     return config
-
-
-def _tell_of_failure(error: Exception, job: Job) -> int:
-    """Logs why the run failed, tells the other processes, and returns the exit code.
-
-    Where the error only follows from the loss of another process, that is logged, and this process ends here.
-    """
-    lost = job.explain_loss() if is_of_the_runtime(error) else None
-    if lost:
-        logging.error("%s", lost)
-        leave(job.exit_code)
-    code = _failure_code(error)
-    limit = explain_limit(error)
-    said = limit or str(error) or type(error).__name__
-    logging.error("The run failed: %s", said)
-    if limit is None and code != MISTAKE:
-        logging.error("Details:", exc_info=error.__cause__ or error)
-    job.fail(said, code)
-    return code
-
-
-def _failure_code(error: Exception) -> int:
-    if isinstance(error, FolderLostError):  # A restart would begin anew at the old place.
-        return MISTAKE
-    return STALLED if isinstance(error.__cause__ or error, TimeoutError) else 1
 
 
 def _exit_code(code: int, job: Job, error: Exception | None = None) -> int:

@@ -20,14 +20,16 @@ USAGE = """%(prog)s RUN [RUN ...] --out FILE.png [--x env_steps|frames|updates|w
                  [--against KEY]
 
 RUN is a run's folder. Runs of one config and environment are drawn together: their mean, with a band from the lowest to
-the highest. With --against the figure shows where the metric ended, over a value of the runs' configs: a dot for each
-run, and for each agent a line through the means, with their 95 %% intervals."""
+the highest. --x wall is training time: without compiling and all else that comes before the first update. With
+--against the figure shows where the metric ended, over a value of the runs' configs: a dot for each run, and for each
+agent a line through the means, with their 95 %% intervals."""
 X_LABELS = {
     "env_steps": "environment steps (the agent's decisions)",
     "frames": "emulator frames",
     "updates": "updates of the learner",
 }
 SIZE_INCHES = (8.0, 4.5)
+_LEGEND_WIDTH = 84  # Characters below the figure.
 _BESIDE = 0.01  # Between two lines, of the width, so that their intervals can be told apart.
 
 
@@ -75,7 +77,7 @@ def draw(groups: Sequence[Sequence[Curve]], x: str, y: str, image_format: str) -
             axes.fill_between(grid / unit, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
     _label(axes, title, x_label, _y_label({curve.window for group in groups for curve in group}, y))
     if any(labels):
-        axes.legend(frameon=False, fontsize=11)
+        _add_legend(figure, axes)
     _style(axes, engineering=x != "wall")
     return plotting.encode_figure(figure, image_format)
 
@@ -115,7 +117,7 @@ def draw_endings(endings: Sequence[Ending], key: str, y: str, image_format: str)
     title, window = env_ids[0] if len(env_ids) == 1 else "", {each.window for each in endings}
     name, *note = _y_label(window, y).split("\n")
     _label(axes, title, key, "\n".join([f"{name} at the end", *note]))
-    axes.legend(frameon=False, fontsize=11)
+    _add_legend(figure, axes)
     plotting.style(axes)
     return plotting.encode_figure(figure, image_format)
 
@@ -126,11 +128,18 @@ def _label(axes: Any, title: str, x_label: str, y_label: str) -> None:
     axes.set_ylabel(y_label, fontsize=12)
 
 
+def _add_legend(figure: Any, axes: Any) -> None:
+    """Puts the legend below the figure, where it hides no curve."""
+    handles, labels = axes.get_legend_handles_labels()
+    fitting = _LEGEND_WIDTH // (max(map(len, labels)) + 6)
+    plotting.add_legend(figure, dict(zip(labels, handles, strict=True)), columns=max(1, min(fitting, len(labels))))
+
+
 def _style(axes: Any, *, engineering: bool) -> None:
     """Styles axes with a light grid, no box, and numbers such as `20M` on the horizontal axis if `engineering`."""
     plotting.style(axes)
-    axes.margins(x=0.01)
-    axes.set_xlim(left=0)
+    last = axes.dataLim.x1
+    axes.set_xlim(left=-0.01 * last, right=1.01 * last)
     if engineering:
         from matplotlib.ticker import EngFormatter
 
@@ -156,7 +165,7 @@ def _wall_unit(groups: Sequence[Sequence[Curve]]) -> tuple[float, str]:
     """Returns the seconds of the unit that suits the longest run, hours or minutes, and the axis label."""
     longest_s = max(curve.x[-1] for group in groups for curve in group)
     unit_s, name = (3600.0, "hours") if longest_s >= 3600 else (60.0, "minutes")
-    return unit_s, f"wall time ({name})"
+    return unit_s, f"training time ({name}, from the first update of each start)"
 
 
 def _y_label(windows: set[int], y: str) -> str:

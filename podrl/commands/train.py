@@ -2,7 +2,7 @@
 
 import os
 
-from podrl.agents.parts.loading import agent_defaults
+from podrl.agents.parts.loading import agent_defaults, agent_type
 from podrl.config import commandline
 from podrl.launch import options
 from podrl.launch.start import launch
@@ -18,7 +18,11 @@ def run(argv: list[str]) -> int:
     """Trains here, or starts processes that do, and returns the exit code."""
     where, argv = options.split(argv)
     command = commandline.parse_command_line(
-        argv, more_help=options.help_text(), more_flags=options.FLAGS, agent_defaults=agent_defaults
+        argv,
+        more_help=options.help_text(),
+        more_flags=options.FLAGS,
+        agent_defaults=agent_defaults,
+        agent_type=agent_type,
     )
     if not where.slurm and where.tpu is None:  # These run elsewhere.
         check_jax_settings(os.environ, jax_plugins())

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import importlib.util
 from pathlib import Path
+import shutil
 import sys
 from typing import Any, NoReturn
 
@@ -14,6 +15,7 @@ import ml_collections
 
 from podrl.config import programs, user_modules
 from podrl.config.config import ConfigError, check, did_you_mean
+from podrl.config.key_facts import describe_values
 from podrl.config.overrides import list_values, override
 from podrl.config.paths import absolute_workdir
 from podrl.config.ranges import LONGEST_S, check_flag
@@ -31,9 +33,10 @@ With --config, --help lists them.
 Flags:
 """
 KEYS = """
-Values of {path}, each to be overridden by --config.KEY=VALUE; docs/config.md says what they mean:
+Values of {path}, each to be overridden by --config.KEY=VALUE:
 
 """
+_WIDEST_HELP = 120  # Columns.
 HELP = ("-h", "--h", "-help", "--help")
 
 
@@ -69,10 +72,11 @@ class CommandLine:
 
     Attributes:
         config: the config file's `get_config()`, with overrides applied.
-        workdir: absolute path of the run's folder; None for `runs/<config>-<time>`.
+        workdir: absolute path of the run's folder; None for `runs/<config>-<environment>-<time>`.
         argv: the command as typed, for the manifest.
         profile: whether to trace a few updates.
         accept_changes: whether to resume a run although its config differs.
+        init_from: absolute path of another run's folder, with whose weights a new run begins; None for random ones.
         start_anew: whether to delete the rows and checkpoints of the run in the folder and begin at update 0.
         coordinator: 'host:port' where the processes of the job meet; None leaves it to the platform.
         process_count: number of processes in the job; None leaves it to the platform.
@@ -90,6 +94,7 @@ class CommandLine:
     process_count: int | None = None
     process_index: int | None = None
     start_anew: bool = False
+    init_from: str | None = None
     alone: bool = False
     join_timeout_s: float = 300.0
 
@@ -100,6 +105,7 @@ def parse_command_line(
     more_help: str = "",
     more_flags: Iterable[str] = (),
     agent_defaults: Callable[[str], Mapping[str, Any]] = lambda name: {},
+    agent_type: Callable[[str], type | None] = lambda name: None,
 ) -> CommandLine:
     """Parses `argv`, whose first entry is the program's name.
 
@@ -108,6 +114,7 @@ def parse_command_line(
         more_help: help text for the flags that other parsers take.
         more_flags: names of those flags, to suggest when one is misspelt.
         agent_defaults: returns an agent's defaults by its name, for `--help`; called there only, as it may import JAX.
+        agent_type: returns the dataclass of an agent's section by its name; the same.
 
     Raises:
         ConfigError: on a missing or broken config file, an unknown flag or key, or a value of the wrong type. What the
@@ -121,7 +128,9 @@ def parse_command_line(
         sys.stdout.write(USAGE + values.module_help(__name__).partition(":")[2] + "\n" + more_help.rstrip() + "\n")
         if values.config is not None:
             config = override(load_config(values.config), overrides)
-            sys.stdout.write(KEYS.format(path=values.config) + list_values(config, agent_defaults))
+            listed, name = list_values(config, agent_defaults), str(config.get("agent", {}).get("name"))
+            width = min(shutil.get_terminal_size().columns, _WIDEST_HELP)
+            sys.stdout.write(KEYS.format(path=values.config) + describe_values(listed, agent_type(name), width))
         raise SystemExit(0)
     check(values.config is not None, "No config given. Add --config configs/impala_atari.py, or another file.")
     check_flag("join_timeout_s", values.join_timeout_s, 0.001, LONGEST_S)
@@ -135,6 +144,7 @@ def parse_command_line(
         profile=values.profile,
         accept_changes=values.accept_changes,
         start_anew=values.start_anew,
+        init_from=absolute_workdir(values.init_from) if values.init_from else None,
         coordinator=values.coordinator,
         process_count=values.process_count,
         process_index=values.process_index,
@@ -154,6 +164,7 @@ def _define_flags() -> flags.FlagValues:
     flags.DEFINE_bool(
         "start_anew", False, "Delete the rows and checkpoints of the run in WORKDIR, and begin.", flag_values=values
     )
+    flags.DEFINE_string("init_from", None, "Begin with the weights of the run in this folder.", flag_values=values)
     flags.DEFINE_string(
         "coordinator",
         None,

@@ -70,12 +70,12 @@ def override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> ml_
 
 def list_values(
     config: ml_collections.ConfigDict, agent_defaults: Callable[[str], Mapping[str, Any]] = lambda name: {}
-) -> str:
-    """Returns one line of text for each value of a config, its agent's defaults included."""
+) -> dict[str, str]:
+    """Returns each value of a config as text, by its key, its agent's defaults included."""
     defaults = ml_collections.ConfigDict({"agent": agent_defaults(str(_find(config, "agent.name")))})
     found = {key: _find(defaults, key) for key in _keys(defaults)} | {key: _find(config, key) for key in _keys(config)}
     values = {key: value for key, value in found.items() if not isinstance(value, ml_collections.ConfigDict)}
-    return "".join(f"  {key} = {_SETS if value is _SETS else repr(value)}\n" for key, value in values.items())
+    return {key: str(_SETS) if value is _SETS else repr(value) for key, value in values.items()}
 
 
 def _environment(config: ml_collections.ConfigDict) -> tuple[str, str]:

@@ -34,6 +34,7 @@ class DataDetails:
         moments: Mean, deviation, least and greatest of each entry, [4, D], of every vector that is observed, by column.
             Of all transitions alike, which is what observations are to be normalised with.
         points: [N, D] observations of some of the steps, all vectors joined; None if there is no vector.
+        who: [N] int64; the number of the recording that each of these steps is from.
     """
 
     manifest: DataManifest
@@ -46,6 +47,7 @@ class DataDetails:
     actions: np.ndarray
     moments: Mapping[str, np.ndarray]
     points: np.ndarray | None
+    who: np.ndarray
 
 
 def inspect_data(folder: Path) -> DataDetails:
@@ -93,6 +95,7 @@ class _Tally:
         self._hashes: list[np.ndarray] = []
         self._actions: list[np.ndarray] = []
         self._points: list[np.ndarray] = []
+        self._who: list[np.ndarray] = []
         self._moments: dict[str, np.ndarray] = {}
         self._raw_bytes = 0
 
@@ -115,6 +118,7 @@ class _Tally:
         if vectors:
             parts = [steps[:: self._every].reshape(-(-len(steps) // self._every), -1) for steps in vectors.values()]
             self._points.append(np.concatenate(parts, axis=1).astype(np.float64))
+            self._who.append(np.repeat(facts.recording, facts.length)[:: self._every])
 
     def results(self) -> dict[str, Any]:
         """Returns fields of `DataDetails`."""
@@ -127,6 +131,7 @@ class _Tally:
             "actions": np.concatenate([np.zeros((0, *struct.shape), struct.dtype), *self._actions]),
             "moments": {name: _to_statistics(moments) for name, moments in self._moments.items()},
             "points": np.concatenate(self._points) if self._points else None,
+            "who": np.concatenate([np.zeros(0, np.int64), *self._who]),
         }
 
     def _vectors(self) -> list[str]:

@@ -167,6 +167,11 @@ def read_manifest(folder: Path) -> DataManifest:
             f"{folder} is the folder of a run, and no data set. Record one from it: {programs.program_of('record')} "
             f"--workdir {folder} --out FOLDER.",
         )
+        check(
+            any(folder.glob("shard-*")),
+            f"{folder} is no data set: its {DATA_MANIFEST} is something else's, and it has no shards. Name one of "
+            "tools/record.py (docs/offline.md).",
+        )
         raise DataError(f"{path} is damaged: it is no manifest of a data set.") from None
     check(found == FORMAT, f"{path} is of format {found!r}; this podrl reads format {FORMAT}.")
     if written != _hash_values(content):

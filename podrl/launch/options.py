@@ -3,11 +3,14 @@
 import argparse
 from collections.abc import Mapping, Sequence
 import dataclasses
+import shutil
+import textwrap
 
 from podrl.config.commandline import Parser
 from podrl.config.config import ConfigError, check
 from podrl.config.ranges import LONGEST_S, check_flag
 
+_NARROWEST, _WIDEST = 60, 120  # Columns of the help.
 LAUNCHERS = ("local_processes", "slurm", "tpu")  # Flags that choose a place; at most one may be given.
 
 
@@ -175,10 +178,15 @@ def split(argv: Sequence[str]) -> tuple[Options, list[str]]:
 
 
 def help_text() -> str:
-    """Returns the help on the launch flags, for `--help`."""
+    """Returns the help on the launch flags, for `--help`, as wide as the terminal."""
+    columns = max(min(shutil.get_terminal_size().columns, _WIDEST), _NARROWEST)
     rows = [(f"--{name} {flag.value or ''}".rstrip(), flag.text) for name, flag in FLAGS.items()]
     width = max(len(name) for name, _ in rows) + 2
-    lines = [f"  {'    ' if FLAGS[_name(row)].goes_with else ''}{row}".ljust(width + 6) + text for row, text in rows]
+    lines = []
+    for row, text in rows:
+        begin = f"  {'    ' if FLAGS[_name(row)].goes_with else ''}{row}".ljust(width + 6)
+        told = {"initial_indent": begin, "subsequent_indent": " " * len(begin)}
+        lines += textwrap.wrap(text, columns - 1, **told, break_on_hyphens=False)
     return "\nWhere to run (without these: here, as one process or as a member of what is found):\n\n" + "\n".join(
         lines
     )

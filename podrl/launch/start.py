@@ -205,16 +205,16 @@ def _launch_slurm(options: Options, program: Sequence[str], arguments: list[str]
 
 def _make_workdir(options: Options, command: CommandLine) -> str:
     """Returns a new folder, which all members and all restarts are told."""
-    name = command.config.get("name", "run")
+    name = (command.config.get("name", "run"), str(command.config.get("env", {}).get("id", "")))
     if options.dry_run:
-        return str(free_folder(default_folder(name)))
+        return str(free_folder(default_folder(*name)))
     if options.slurm or options.local_processes or command.alone:
-        return str(make_new_folder(default_folder(name)))
+        return str(make_new_folder(default_folder(*name)))
     given = {each: getattr(command, each) for each in ("coordinator", "process_count", "process_index")}
     count = find_membership(os.environ, **given, metadata=lambda key: None).process_count
     if count == 1:
-        return str(make_new_folder(default_folder(name)))
-    shared = job_folder(name, os.environ)
+        return str(make_new_folder(default_folder(*name)))
+    shared = job_folder(*name, os.environ)
     check(
         shared is not None,
         f"--max_restarts for each of {count} processes needs a --workdir, the same for all: each would make a folder "

@@ -39,7 +39,7 @@ def prepare(
         job.exchange("programs compiled", "", COMPILE_S)  # What follows is quick, so that others need not wait long.
         if start is None:
             state = jax.block_until_ready(programs.learner.init(assembly.config.seed))
-            start = Snapshot(state=state, counters=Counters(), episodes={})
+            start = Snapshot(state=hooks.begin(state), counters=Counters(), episodes={})
     return programs, start
 
 

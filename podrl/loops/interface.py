@@ -108,6 +108,8 @@ class Hooks:
 
     Attributes:
         show_phase: Told what happens before training.
+        begin: (first state of a run that does not resume) -> the state that it begins with, such as with the weights of
+            another run; idempotent.
         before_update: (launched, ended), called before each update, or each call of several, with the counters after
             what was launched last and after what has ended.
         take_rollouts: (counters, rollouts), called with this process's fresh rollouts of the update after `counters`. A
@@ -121,6 +123,7 @@ class Hooks:
     """
 
     show_phase: Callable[[str], None] = lambda text: None
+    begin: Callable[[LearnerState], LearnerState] = lambda state: state
     before_update: Callable[[Counters, Counters], None] = lambda launched, ended: None
     take_rollouts: Callable[[Counters, Sequence[Rollout]], None] = lambda counters, rollouts: None
     between_updates: Callable[[LearnerState, Counters], LearnerState] = lambda state, counters: state

@@ -7,6 +7,7 @@ devices, or the update draws them itself from rows that are there. The environme
 Source: the setting of Levine et al. 2020, Offline reinforcement learning, arXiv:2005.01643.
 """
 
+import dataclasses
 import functools
 import time
 
@@ -59,6 +60,9 @@ def run(
         programs, start = prepare(assembly, programs, start, hooks, services, job)
         if begins:
             start = observe_data(assembly, start, hooks, services, job)
+            # Statistics under which the weights were learned take precedence over those of the data set.
+            start = dataclasses.replace(start, state=hooks.begin(start.state))
+        hooks.show_phase("first samples")
         learner, state, counters = programs.learner, start.state, start.counters
         services.evaluator.add(counters, learner.actor_params(state))
         feed.start(first=counters.learner_steps, last=last_update(config, counters), annotate=services.annotate)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import functools
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,8 +65,7 @@ def open_recording(
     if not config.record.path:
         yield hooks
         return
-    facts = {"policy": "training", "run": run, "agent": config.agent.name, "seed": config.seed}
-    resume = functools.partial(_resume, assembly, recorded, facts, begin.learner_steps, job)
+    resume = functools.partial(_resume, assembly, recorded, _facts(config, run), begin.learner_steps, job)
     writer = together(job, "data set", resume, config.actors.timeout_s)
     logging.info("Records into %s", recorded.folder)
     with contextlib.closing(RunRecorder(writer, timeout_s=config.actors.timeout_s)) as recorder:
@@ -76,6 +76,37 @@ def open_recording(
         yield dataclasses.replace(hooks, take_rollouts=feed, save=functools.partial(_commit, config, recorder))
 
 
+def check_recording(assembly: Assembly, recorded: RecordFolder, run: str, job: Job) -> None:
+    """Checks that a run can record where it is to, before it has a folder; writes nothing.
+
+    Raises:
+        ConfigError: On all processes, if the folder does not fit on one of them.
+        DataError: If the data set is damaged.
+    """
+    config = assembly.config
+    if not config.record.path:
+        return
+
+    def try_out() -> bool:
+        folder = process_folder(recorded.folder, job.process_index)
+        if folder.exists():
+            _open(assembly, folder, _facts(config, run), is_known=recorded.is_known).close()
+            return True
+        there = next(parent for parent in folder.parents if parent.exists())
+        check(
+            there.is_dir() and os.access(there, os.W_OK | os.X_OK),
+            f"record.path={folder} cannot be written: {there} is no folder, or does not let you. Name another folder.",
+        )
+        return True
+
+    together(job, "data set to record into", try_out, config.actors.timeout_s)
+
+
+def _facts(config: Config, run: str) -> dict[str, object]:
+    """Returns what tells a run's recording from others."""
+    return {"policy": "training", "run": run, "agent": config.agent.name, "seed": config.seed}
+
+
 def _resume(assembly: Assembly, recorded: RecordFolder, facts: dict[str, object], update: int, job: Job) -> DataWriter:
     """Opens this process's part of the data set, and takes up the run's recording at an update."""
     folder = process_folder(recorded.folder, job.process_index)
@@ -83,6 +114,17 @@ def _resume(assembly: Assembly, recorded: RecordFolder, facts: dict[str, object]
         with DataWriter(other, read_manifest(other).spec) as left:
             left.resume(facts, update)
             left.end()
+    writer = _open(assembly, folder, facts, is_known=recorded.is_known)
+    try:
+        writer.resume(facts, update)
+    except BaseException:
+        writer.close()
+        raise
+    return writer
+
+
+def _open(assembly: Assembly, folder: Path, facts: dict[str, object], *, is_known: bool) -> DataWriter:
+    """Opens a folder to write the run's rollouts into, if it has no episodes of another run of this name."""
     rollout = make_unroller(assembly.config, assembly.agent, assembly.spec, assembly.layout).state_shape.rollout
     behaviour = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), rollout.behaviour)
     settings = to_plain(dataclasses.asdict(assembly.config.env))
@@ -91,10 +133,9 @@ def _resume(assembly: Assembly, recorded: RecordFolder, facts: dict[str, object]
         manifest = writer.manifest
         own = {number for number, recording in enumerate(manifest.recordings) if recording.facts == facts}
         check(
-            recorded.is_known or not any(shard.recording in own for shard in manifest.shards),
+            is_known or not any(shard.recording in own for shard in manifest.shards),
             f"record.path={folder} has episodes of another run {facts['run']!r}. Name another folder.",
         )
-        writer.resume(facts, update)
     except BaseException:
         writer.close()
         raise

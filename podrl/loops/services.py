@@ -11,6 +11,7 @@ from absl import logging
 from etils import epath
 from rich.console import Console
 
+from podrl.config.config import Config
 from podrl.envs.observations import describe_observation
 from podrl.evaluation.evaluator import OFF, ROW_KEY, Evaluator
 from podrl.evaluation.making import MakeEvaluator, prepare_evaluators
@@ -18,6 +19,7 @@ from podrl.learning.replay import describe_replay
 from podrl.learning.sharding import describe_split
 from podrl.loops.interface import Assembly, Hooks, Outcome
 from podrl.mistakes import shorten
+from podrl.networks.no_effect import describe_unused
 from podrl.networks.observation import encoders_of_parts
 from podrl.runs.folder_guard import FolderGuard
 from podrl.runs.resume import with_clock
@@ -27,10 +29,11 @@ from podrl.runtime.profiler import Profiler
 from podrl.runtime.watchdog import Watchdog, Watched
 from podrl.telemetry.display import Display
 from podrl.telemetry.kept_rows import has_row_with
+from podrl.telemetry.metrics_file import newest_rows
 from podrl.telemetry.reporter import Reporter
-from podrl.telemetry.summary import SeedEnd, Summary
+from podrl.telemetry.summary import Score, SeedEnd, Summary
 from podrl.telemetry.writer import MetricsWriter
-from podrl.types import Counters, Snapshot
+from podrl.types import Counters, LearnerState, Snapshot
 
 
 class Instruments(NamedTuple):
@@ -106,12 +109,18 @@ def open_reporter(
         yield Reporter(*parts, start_s=time.perf_counter(), advises=advises, label=label), start
 
 
-def make_hooks(instruments: Instruments, *, checks: Sequence[Callable[[], None]]) -> Hooks:
+def make_hooks(
+    instruments: Instruments,
+    *,
+    checks: Sequence[Callable[[], None]],
+    begin: Callable[[LearnerState], LearnerState] = lambda state: state,
+) -> Hooks:
     """The functions that a run loop calls, without those that write to a folder.
 
     Args:
         instruments: Show how far the run is, and trace some updates.
         checks: Called before each update.
+        begin: See `Hooks.begin`.
     """
 
     def before_update(launched: Counters, ended: Counters) -> None:
@@ -120,7 +129,7 @@ def make_hooks(instruments: Instruments, *, checks: Sequence[Callable[[], None]]
         for check_one in checks:
             check_one()
 
-    return Hooks(show_phase=instruments.display.phase, before_update=before_update)
+    return Hooks(show_phase=instruments.display.phase, before_update=before_update, begin=begin)
 
 
 def prepare_evaluation(assembly: Assembly) -> MakeEvaluator:
@@ -166,19 +175,30 @@ def agree_on_end(
     )
 
 
-def make_summary(assembly: Assembly, outcome: Outcome, *, wall_s: float) -> Summary:
-    """What the display shows in the end."""
+def make_summary(
+    assembly: Assembly, outcome: Outcome, folder: epath.Path, *, start: Snapshot | None, wall_s: float
+) -> Summary:
+    """What the display shows in the end.
+
+    Args:
+        assembly: The run's parts.
+        outcome: How the run ended.
+        folder: The run's folder.
+        start: Where this process resumed it, with the clock of its rows; None if it began.
+        wall_s: Seconds since this process began.
+    """
     return Summary(
         outcome="finished" if outcome.finished else "interrupted",
         counters=outcome.counters,
         wall_s=wall_s,
-        compile_s=outcome.compile_s,
+        before_s=(start.wall_s or 0.0) if start else 0.0,
         env_steps_per_second=outcome.env_steps_per_second,
         frames_per_second=outcome.env_steps_per_second * assembly.spec.frames_per_step,
         episode_return=outcome.episode_return,
         episodes=outcome.episodes,
         tensorboard=assembly.config.log.tensorboard,
         samples_per_second=outcome.samples_per_second if assembly.config.is_offline else None,
+        score=_newest_score(assembly.config, folder) if assembly.config.is_offline else None,
         seeds=tuple(
             SeedEnd(alone.seed, each.episode_return, each.episodes)
             for alone, each in zip(assembly.config.of_each_seed(), outcome.seeds, strict=True)
@@ -188,12 +208,22 @@ def make_summary(assembly: Assembly, outcome: Outcome, *, wall_s: float) -> Summ
     )
 
 
+def _newest_score(config: Config, folder: epath.Path) -> Score | None:
+    """The newest evaluation in the rows of a run."""
+    rows = (row for row in newest_rows(folder / "metrics.jsonl") if isinstance(row.get(ROW_KEY), int | float))
+    if (row := next(rows, None)) is None:
+        return None
+    return Score(row["learner_steps"], row[ROW_KEY], row["evaluate/episodes"], config.evaluate.greedy)
+
+
 def _describe(assembly: Assembly, folder: str) -> list[str]:
     """Lines for the log: where a run acts, learns and writes, what its agent observes, and which layers are split."""
     lines = [f"{assembly.topology.describe()}; results go to {folder}"]
     lines += [f"observation: {describe_observation(assembly.spec)}"]
     if kinds := encoders_of_parts(assembly.config.network, assembly.spec):
         lines += [f"encoders: {', '.join(f'{name} by {kind}' for name, kind in kinds.items())}"]
+    if unused := describe_unused(assembly.config.network, assembly.spec):
+        lines += [f"network: {unused}"]
     if replay := describe_replay(assembly.config, assembly.state_shape):
         lines += [f"replay: {replay}"]
     if assembly.recorded:

@@ -4,7 +4,7 @@ Code that reads arrays first reads the facts beside them (`podrl.runs.checkpoint
 exist. So a change on a disk is told apart from a checkpoint of another network.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -130,6 +130,17 @@ def read_params(workdir: epath.PathLike, step: int) -> dict[str, np.ndarray]:
         item["extra"] = {"observations": {name: statistics[name] for name in ("count", "mean", "variance")}}
     arrays = _read_on_host(workdir, step, facts, item)
     return {path.partition("/")[2]: array for path, array in arrays.items()}
+
+
+def read_arrays(workdir: epath.PathLike, step: int, parts: Sequence[str]) -> dict[str, np.ndarray]:
+    """Returns the arrays of some parts of a checkpoint, such as `params`, in host memory by their whole path.
+
+    Raises:
+        CheckpointError: if it is damaged, or cannot be read.
+    """
+    facts = read_facts(workdir, step)
+    saved = read_index(workdir, step, facts)
+    return _read_on_host(workdir, step, facts, {name: saved[name] for name in parts if name in saved})
 
 
 def restore_actor(workdir: epath.PathLike, shape: LearnerState, step: int) -> tuple[LearnerState, Counters]:

@@ -10,7 +10,7 @@ import numpy as np
 from podrl.config.config import check, did_you_mean
 from podrl.runs.records import Rows, read_record
 from podrl.telemetry.metrics_file import is_number
-from podrl.telemetry.rates import CLOCK_FIELDS, WALL_KEY, RunClock
+from podrl.telemetry.rates import CLOCK_FIELDS, RATE_KEY, START_KEY, WALL_KEY, RunClock
 
 X_KEYS = {"env_steps": "env_steps", "frames": "frames", "updates": "learner_steps", "wall": WALL_KEY}
 GRID_POINTS = 400  # Points at which runs are averaged; about half a pixel apart at 800 pixels.
@@ -24,7 +24,7 @@ class Curve:
         name: name of the run's config.
         env_id: id of its environment.
         window: number of newest episodes that episode metrics average over.
-        x: [N] increasing: steps, frames or seconds.
+        x: [N] increasing: steps, frames, or seconds of training, see `read_curve`.
         y: [N] values of the metric.
     """
 
@@ -41,7 +41,10 @@ class Curve:
 
 
 def read_curve(run: str, x: str, y: str) -> Curve:
-    """Reads one run's curve; the clock adds up over the run's starts.
+    """Reads one run's curve.
+
+    On a horizontal axis `wall` is training time: the run's clock, over all of its starts, without what came before the
+    first update of each start, such as compilation and the opening of environments.
 
     Args:
         run: the run's folder.
@@ -54,10 +57,12 @@ def read_curve(run: str, x: str, y: str) -> Curve:
     record = read_record(run)
     config, x_key = record.config, X_KEYS[x]
     clock = RunClock() if WALL_KEY in (x_key, y) else None
-    xs, ys = array.array("d"), array.array("d")
+    xs, ys, begun = array.array("d"), array.array("d"), _Begun()
     for row in record.rows.fields(x_key, y, *(CLOCK_FIELDS if clock else ())):
         if clock:
-            row = {**row, WALL_KEY: clock.read(row)}
+            seconds = clock.read(row)
+            is_x = x_key == WALL_KEY and seconds is not None
+            row = {**row, WALL_KEY: begun.trained(row, seconds) if is_x else seconds}
         if is_number(row.get(x_key)) and is_number(row.get(y)):
             xs.append(row[x_key])
             ys.append(row[y])
@@ -67,6 +72,21 @@ def read_curve(run: str, x: str, y: str) -> Curve:
     points = _in_order(np.array(xs), np.array(ys), distinct=x != "wall")
     env_id, window = config["env"]["id"], config["log"]["episodes"]
     return Curve(name=config["name"], env_id=env_id, window=window, x=points[0], y=points[1])
+
+
+class _Begun:
+    """What of a run's clock came before the first updates of its starts."""
+
+    def __init__(self) -> None:
+        self._before_s, self._newest_s, self._has_begun = 0.0, 0.0, False
+
+    def trained(self, row: Mapping[str, Any], seconds: float) -> float:
+        """Returns the seconds of training at a row, of which the run's clock is `seconds`."""
+        if RATE_KEY in row:
+            if START_KEY in row or not self._has_begun:
+                self._before_s += seconds - self._newest_s
+            self._newest_s, self._has_begun = seconds, True
+        return max(seconds - self._before_s, 0.0)
 
 
 def default_axes(runs: Sequence[str]) -> tuple[str, str]:

@@ -13,7 +13,9 @@ import sys
 from podrl.mistakes import check
 from podrl.runtime.container_limits import quota_cores
 
-_GOOGLE = "0x1ae0"  # PCI vendor of TPUs, and of network cards of Google's virtual machines.
+_OF_TPUS = ("TPU_NAME", "TPU_WORKER_ID", "TPU_ACCELERATOR_TYPE")  # Variables that TPU machines have.
+_GOOGLE = "0x1ae0"  # PCI vendor of TPUs, and of what else Google's virtual machines have:
+_NO_TPUS = ("0x001f", "0x0042")  # NVMe disks and gVNIC, their network card.
 GPU_FLAG = "--xla_gpu_deterministic_ops"
 _YNNPACK_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 _OF_ACCELERATORS = ("--xla_gpu_", "--xla_tpu_")
@@ -24,20 +26,29 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # From glibc's malloc
 _NEVER = -1
 
 
-def skip_absent_tpu(environ: MutableMapping[str, str], plugins: Sequence[str], sys: Path = Path("/sys")) -> None:
+def skip_absent_tpu(
+    environ: MutableMapping[str, str],
+    plugins: Sequence[str],
+    sys: Path = Path("/sys"),
+    dev: Path = Path("/dev"),
+) -> None:
     """Keeps JAX from looking for a TPU on a machine without one, although libtpu is installed, as the planner needs it.
 
-    JAX would complain on stderr. Call it before JAX looks for devices.
+    JAX and libtpu would complain on stderr. Call it before JAX looks for devices.
 
     Args:
         environ: gets JAX_PLATFORMS=cpu, unless it has a value.
         plugins: names of JAX's installed plugins; with any, JAX is left to choose.
         sys: the kernel's folder that lists PCI devices.
+        dev: the folder of device files; a container may show a TPU's file, but not the PCI device.
     """
+    if glob(f"{dev}/accel*") or glob(f"{dev}/vfio/[0-9]*") or any(environ.get(name) for name in _OF_TPUS):
+        return
     if environ.get("JAX_PLATFORMS") or plugins or importlib.util.find_spec("libtpu") is None:
         return
-    vendors = {Path(path).read_text().strip() for path in glob(f"{sys}/bus/pci/devices/*/vendor")}
-    if _GOOGLE not in vendors:
+    vendors = [Path(path) for path in glob(f"{sys}/bus/pci/devices/*/vendor")]
+    found = [path.with_name("device") for path in vendors if path.read_text().strip() == _GOOGLE]
+    if all(path.exists() and path.read_text().strip() in _NO_TPUS for path in found):
         environ["JAX_PLATFORMS"] = "cpu"
 
 

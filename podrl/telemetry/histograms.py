@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,12 +12,27 @@ from podrl.telemetry import plotting
 _WIDTH_INCHES, _HEIGHT_INCHES = 4.2, 3.4
 
 
+class Plane(NamedTuple):
+    """A map.
+
+    Attributes:
+        points: [N, 2].
+        labels: Of its two axes.
+        groups: [N] bool of each group of points that has a colour, by its name; none for a map of the points' density.
+    """
+
+    points: np.ndarray
+    labels: tuple[str, str]
+    groups: Mapping[str, np.ndarray]
+
+
 def draw_histograms(
     shown: Mapping[str, tuple[np.ndarray, str]],
     image_format: str,
     *,
     logarithmic: str = "",
-    plane: tuple[str, np.ndarray] | None = None,
+    plane: Plane | None = None,
+    title: str = "",
 ) -> bytes:
     """Draws a histogram of each of several values.
 
@@ -25,7 +40,8 @@ def draw_histograms(
         shown: Values [N], and what there is one of for each value, by the label of their axis.
         image_format: The format.
         logarithmic: The label whose axis is logarithmic where its values lie far apart.
-        plane: A title, and points [N, 2] that are drawn as a map of their density behind the histograms.
+        plane: A map that is drawn behind the histograms.
+        title: Stands above all.
 
     Raises:
         ConfigError: If matplotlib is missing, or does not write this format.
@@ -45,12 +61,27 @@ def draw_histograms(
         axes.set_ylabel(unit, fontsize=12)
         plotting.style(axes)
     if plane is not None:
-        title, points = plane
-        axes = figure.add_subplot(1, panels, panels)
-        axes.hist2d(points[:, 0], points[:, 1], bins=60, cmap="viridis", cmin=1)
-        axes.set_xlabel(title, fontsize=12)
-        plotting.style(axes)
+        _draw_plane(figure, figure.add_subplot(1, panels, panels), plane)
+    if title:
+        figure.suptitle(title, fontsize=13)
     return plotting.encode_figure(figure, image_format)
+
+
+def _draw_plane(figure: Any, axes: Any, plane: Plane) -> None:
+    """Draws a map: points in the colours of their groups, or their density with its scale."""
+    if plane.groups:
+        for place, (name, mask) in enumerate(plane.groups.items()):
+            colour = plotting.pick_colour("tab10", place)
+            axes.scatter(*plane.points[mask].T, s=5, alpha=0.4, linewidths=0, color=colour, label=name)
+        legend = {"loc": "outside right center", "frameon": False, "fontsize": 11, "markerscale": 3}
+        for handle in figure.legend(**legend).legend_handles:
+            handle.set_alpha(1)
+    else:
+        counts = axes.hist2d(plane.points[:, 0], plane.points[:, 1], bins=60, cmap="viridis", cmin=1)
+        figure.colorbar(counts[3], ax=axes, label="steps shown")
+    axes.set_xlabel(plane.labels[0], fontsize=11)
+    axes.set_ylabel(plane.labels[1], fontsize=11)
+    plotting.style(axes)
 
 
 def write_image(path: str, image: bytes) -> None:

@@ -12,6 +12,15 @@ from podrl.telemetry.readable import duration, short_number, short_rate
 from podrl.types import Counters
 
 
+class Score(NamedTuple):
+    """What an evaluation found: its update, the mean return of its episodes, and whether the agent acted greedily."""
+
+    update: int
+    episode_return: float
+    episodes: int
+    greedy: bool
+
+
 class SeedEnd(NamedTuple):
     """How one of several seeds ended: its mean return, None if no episode has finished, and the episodes behind it."""
 
@@ -27,27 +36,29 @@ class Summary:
     Attributes:
         outcome: why it ended: 'finished' or 'interrupted'.
         counters: progress of the whole job.
-        wall_s: seconds from start to end.
-        compile_s: seconds of these that compilation took.
+        wall_s: seconds from this start of the run to its end.
+        before_s: seconds of the run's clock before this start.
         env_steps_per_second: average over the run without warm-up.
         frames_per_second: average over the run without warm-up.
         episode_return: mean over the newest `episodes`; None if none has finished.
         episodes: number of episodes in `episode_return`.
         tensorboard: whether event files were written.
         samples_per_second: average of the samples of a data set that were learned from; None if there is none.
+        score: the newest evaluation of a run from a data set; None if it has had none.
         seeds: how each seed ended, of several; counters are then those of each, and rates are sums.
     """
 
     outcome: str
     counters: Counters
     wall_s: float
-    compile_s: float
     env_steps_per_second: float
     frames_per_second: float
     episode_return: float | None
     episodes: int
     tensorboard: bool = True
     samples_per_second: float | None = None
+    before_s: float = 0.0
+    score: Score | None = None
     seeds: Sequence[SeedEnd] = ()
 
 
@@ -62,8 +73,8 @@ def summary_text(summary: Summary, title: str, workdir: str) -> Text:
     lines = [
         ("updates", f"{counters.learner_steps:,}{several}"),
         *(steps if samples is None else ()),
-        ("wall time", f"{duration(summary.wall_s)}, of which compiling {duration(summary.compile_s)}"),
-        *(returns if samples is None else ()),
+        ("wall time", _describe_time(summary)),
+        *(returns if samples is None else [("return", _describe_score(summary.score))]),
         ("workdir", workdir),
         ("curves", f"{workdir}/{'seed-*/' if summary.seeds else ''}metrics.jsonl"),
     ]
@@ -79,6 +90,19 @@ def summary_text(summary: Summary, title: str, workdir: str) -> Text:
     for label, value in lines:
         text = Text("").join((text, Text(f"\n  {label:<11}", style="dim"), Text(value)))
     return text
+
+
+def _describe_time(summary: Summary) -> str:
+    if not summary.before_s:
+        return duration(summary.wall_s)
+    return f"{duration(summary.wall_s)} of this start, {duration(summary.before_s + summary.wall_s)} in all"
+
+
+def _describe_score(score: Score | None) -> str:
+    if score is None:
+        return "not evaluated (evaluate.every_updates)"
+    how = "greedy" if score.greedy else "sampled"
+    return f"{short_number(score.episode_return)} ({how}, mean of {score.episodes:,} episodes, update {score.update:,})"
 
 
 def _describe_return(episode_return: float | None, episodes: int) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import itertools
 import re
 import runpy
 import subprocess
@@ -10,7 +11,7 @@ import sys
 import pytest
 
 from podrl.agents import impala, ppo
-from podrl.agents.parts.loading import agent_defaults
+from podrl.agents.parts.loading import agent_defaults, agent_type
 from podrl.assembly import resolve
 from podrl.config import commandline
 from tests.processes import ROOT
@@ -177,6 +178,27 @@ def test_help_lists_the_values_of_a_config(capsys):
     out = capsys.readouterr().out
     assert "\n  seed = 7\n" in out
     assert "\n  agent.name = 'impala'\n" in out
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_help_says_what_each_key_means_and_takes(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    argv = ["x", "--config", CATCH, "--help"]
+    with pytest.raises(SystemExit):
+        commandline.parse_command_line(argv, agent_defaults=agent_defaults, agent_type=agent_type)
+    lines = capsys.readouterr().out.partition("Values of ")[2].splitlines()
+    first = lines.index("  watchdog_s = 300.0")
+    about = list(itertools.takewhile(lambda line: line.startswith("      "), lines[first + 1 :]))
+    assert max(map(len, about)) < min(columns, 120)
+    assert " ".join(line.strip() for line in about).startswith("seconds without progress in any thread, ")
+    assert " ".join(line.strip() for line in about).endswith("Takes [0.001, 1e6].")
+    place = lines.index(next(line for line in lines if line.startswith("  agent.clip_rho = ")))
+    assert lines[place + 1].startswith("      ")
+    keys = [line for line in lines if re.match(r"  \S+ = ", line)]
+    explained = [line for line, after in itertools.pairwise(lines) if line in keys and after.startswith("      ")]
+    assert {line.split()[0] for line in keys} - {line.split()[0] for line in explained} <= {
+        line.split()[0] for line in keys if line.startswith("  env.options.")
+    }
 
 
 def test_help_lists_the_agents_own_defaults_too(capsys):

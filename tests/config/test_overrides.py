@@ -255,9 +255,8 @@ def test_a_value_that_a_config_file_requires_can_be_given():
         config.agent.optimizer.learning_rate = required(float)
         config.agent.optimizer.epsilon = required(float)
         config.env.options.noop_max = required(int)
-    lines = list_values(config).splitlines()
-    assert "  actors.num_envs = (required)" in lines
-    assert "  agent.optimizer.learning_rate = (required)" in lines
+    listed = list_values(config)
+    assert listed["actors.num_envs"] == listed["agent.optimizer.learning_rate"] == "(required)"
     arguments = (
         "env.id=Pong-v5",
         "actors.num_envs=32",

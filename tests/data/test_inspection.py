@@ -7,6 +7,7 @@ from podrl.commands import inspect_data as tool
 from podrl.data.inspection import inspect_data, principal_plane
 from podrl.data.manifest import DataSpec
 from podrl.data.writer import DataWriter
+from podrl.telemetry import data_picture
 from tests.data.episodes import IMAGES, VECTOR, make_episode, write_episodes
 from tests.data.test_writer import flip
 
@@ -83,6 +84,44 @@ def test_damage_is_a_line_for_each_shard_and_exit_code_1(folder, capsys):
     flip(folder / "manifest.json", 60)
     assert tool.main(["inspect_data.py", str(folder)]) == 1
     assert "manifest.json is damaged" in capsys.readouterr().err
+
+
+def test_what_is_the_same_in_all_episodes_is_said_and_not_drawn(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(data_picture, "draw_histograms", lambda *shown, **facts: drawn.append((*shown, facts)) or b"")
+    with DataWriter(tmp_path / "set", DataSpec(env=VECTOR)) as writer:
+        for policy in ("random", "medium"):
+            writer.begin({"policy": policy})
+            for number in range(3):
+                writer.add(make_episode(number, 9, reward=number))
+            writer.end()
+    details = inspect_data(tmp_path / "set")
+    data_picture.write_data_picture(str(tmp_path / "x.png"), details)
+    ((shown, _, facts),) = drawn
+    assert list(shown) == ["return of whole episodes", "action"]
+    assert facts["title"] == "vector: 6 episodes of 54 steps in all, all of length 9"
+    plane = facts["plane"]
+    assert {name: int(mask.sum()) for name, mask in plane.groups.items()} == {"random": 27, "medium": 27}
+    assert plane.labels[0].startswith("main direction of observations (")
+
+
+@pytest.mark.parametrize("policies", [1, 2])
+def test_the_picture_of_one_policy_and_of_two(tmp_path, policies):
+    with DataWriter(tmp_path / "set", DataSpec(env=VECTOR)) as writer:
+        for policy in range(policies):
+            writer.begin({"policy": f"policy {policy}"})
+            writer.add(make_episode(policy, 9))
+            writer.end()
+    data_picture.write_data_picture(str(tmp_path / "x.png"), inspect_data(tmp_path / "set"))
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("content", ['{"a": 1}', "["])
+def test_a_manifest_of_something_else_is_a_mistake_and_no_damage(tmp_path, capsys, content):
+    (tmp_path / "manifest.json").write_text(content)
+    assert tool.main(["inspect_data.py", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is no data set: its manifest.json is something else's" in line
 
 
 def test_mistakes_are_one_line(tmp_path, capsys):

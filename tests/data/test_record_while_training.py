@@ -111,9 +111,23 @@ def test_a_run_that_begins_anew_drops_all_and_another_of_its_name_is_refused(str
     shutil.copytree(straight, tmp_path, dirs_exist_ok=True)
     with pytest.raises(ConfigError, match=r"record\.path=.*/set has episodes of another run 'run'\. Name another"):
         trained(tmp_path / "other/run", record__path=str(tmp_path / "set"))
+    assert not (tmp_path / "other").exists()  # It was refused before the run had a folder.
     config = short_runs.scripted_config(**SHORT, record__path=str(tmp_path / "set"))
     train.train(config, workdir=str(tmp_path / "run"), start_anew=True)
     assert episodes_of(tmp_path / "set") == episodes_of(straight / "set")
+
+
+def test_a_place_that_cannot_be_recorded_into_leaves_no_folder_of_a_run(tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/text").write_text("text")
+    for place, said in (
+        ("notes", "is no data set, and not empty"),
+        ("notes/text/set", "cannot be written: .*text is no"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            trained(tmp_path / "run", record__path=str(tmp_path / place))
+        assert not (tmp_path / "run").exists()
+    assert [path.name for path in (tmp_path / "notes").iterdir()] == ["text"]
 
 
 def test_another_runs_episodes_stay_beside(straight, tmp_path):

@@ -1,6 +1,9 @@
 """A run from a data set that is ended from outside: what resumes is the straight run, byte for byte."""
 
+import os
+from pathlib import Path
 import random
+import re
 import signal
 import time
 
@@ -36,6 +39,20 @@ def test_a_kill_and_a_signal(arguments, whole, tmp_path):
     assert process.returncode == 75, said
     assert "not bit for bit" not in said
     assert f"Resumes the run in this folder after update {checkpoints(run)[-1]}." in go_on(arguments, run)
+    assert_same(run, whole, arguments)
+
+
+def test_the_launcher_restarts_a_run_that_was_killed(arguments, whole, tmp_path):
+    run = tmp_path / "run"
+    with running(*(*arguments, "--workdir", run, "--max_restarts", 3, "--restart_pause_s", 0), cwd=tmp_path) as process:
+        wait_for(lambda: len(checkpoints(run)) > 1, process)
+        (member,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(member), signal.SIGKILL)
+        said = finish(process)
+    assert process.returncode == 0, said
+    assert re.search(r"p0 was killed by SIGKILL, at update \d+: restart 1 of 3 in 0 s\.", said), said
+    assert "Resumes the run in this folder after update" in said
+    assert "not bit for bit" not in said
     assert_same(run, whole, arguments)
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 
 from podrl.commands import plan as tool
 from podrl.runtime.machine import skip_absent_tpu
-from tests.processes import ROOT
+from tests.processes import LIMIT_S, ROOT, running
 
 CATCH = f"--config={ROOT}/configs/impala_catch.py"
 ATARI = f"--config={ROOT}/configs/impala_atari.py"
@@ -134,10 +135,32 @@ class TestAbsentTpus:
         vendor.write_text("0x8086\n")
         return tmp_path
 
-    def test_without_one_the_cpu_is_enough(self, sys_folder):
+    def test_without_one_the_cpu_is_enough(self, sys_folder, tmp_path):
         environ = {}
-        skip_absent_tpu(environ, [], sys_folder)
+        skip_absent_tpu(environ, [], sys_folder, tmp_path / "dev")
         assert environ == {"JAX_PLATFORMS": "cpu"}
+
+    @pytest.mark.parametrize("device", ["0x001f", "0x0042"])
+    def test_a_disk_or_a_network_card_of_the_vendor_of_tpus_is_none(self, sys_folder, tmp_path, device):
+        card, environ = sys_folder / "bus/pci/devices/0000:00:04.0", {}
+        (card / "vendor").write_text("0x1ae0\n")
+        (card / "device").write_text(f"{device}\n")
+        skip_absent_tpu(environ, [], sys_folder, tmp_path / "dev")
+        assert environ == {"JAX_PLATFORMS": "cpu"}
+        (card / "device").write_text("0x0063\n")
+        environ = {}
+        skip_absent_tpu(environ, [], sys_folder, tmp_path / "dev")
+        assert environ == {}
+
+    @pytest.mark.parametrize("file", ["accel0", "vfio/0", "TPU_WORKER_ID"])
+    def test_a_device_file_or_a_variable_of_a_tpu_is_enough_to_look_for_it(self, sys_folder, tmp_path, file):
+        environ = {file: "0"} if file.isupper() else {}
+        (tmp_path / "dev/vfio").mkdir(parents=True)
+        if not environ:
+            (tmp_path / "dev" / file).touch()
+        before = dict(environ)
+        skip_absent_tpu(environ, [], sys_folder, tmp_path / "dev")
+        assert environ == before
 
     @pytest.mark.parametrize(
         ("environ", "plugins", "vendor"),
@@ -148,3 +171,13 @@ class TestAbsentTpus:
         before = dict(environ)
         skip_absent_tpu(environ, plugins, sys_folder)
         assert environ == before
+
+    def test_a_run_is_silent_about_them(self, tmp_path, monkeypatch):
+        monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+        arguments = ("--config", ROOT / "configs/impala_catch.py", "--smoke", "--config.total_env_steps=64")
+        with running(*arguments, "--workdir", "run", cwd=tmp_path, anew=True) as process:
+            said = process.communicate(timeout=LIMIT_S)
+        assert process.returncode == 0, said
+        assert "TPU" not in "".join(said)
+        strange = [line for line in said[1].splitlines() if not re.match(r"\[p0 [\d:]+\] ", line)]
+        assert not strange

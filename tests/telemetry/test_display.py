@@ -12,7 +12,7 @@ from rich.text import Text
 
 from podrl.telemetry.display import Display
 from podrl.telemetry.log_lines import configure_logging
-from podrl.telemetry.summary import Summary
+from podrl.telemetry.summary import Score, Summary
 from podrl.types import Counters
 
 ROW = {
@@ -39,7 +39,6 @@ SUMMARY = Summary(
     outcome="finished",
     counters=Counters(learner_steps=240, env_steps=307_200, frames=1_228_800),
     wall_s=9060.0,
-    compile_s=12.3,
     env_steps_per_second=1130.4,
     frames_per_second=4520.2,
     episode_return=1.234,
@@ -162,13 +161,34 @@ class TestPlain:
             "  updates    240",
             "  env steps  307,200",
             "  frames     1,228,800",
-            "  wall time  2 h 31 min, of which compiling 12.3 s",
+            "  wall time  2 h 31 min",
             "  speed      1,130 steps/s, 4,520 frames/s (average, without warm-up)",
             "  return     1.23 (mean of the last 100 episodes)",
             "  workdir    /runs/[bold]x[/bold]",
             "  curves     /runs/[bold]x[/bold]/metrics.jsonl",
             "             tensorboard --logdir '/runs/[bold]x[/bold]'",
         ]
+
+    def test_a_resumed_run_has_the_time_of_this_start_and_of_all(self):
+        file = io.StringIO()
+        with _display(file, Clock()) as display:
+            display.summary(dataclasses.replace(SUMMARY, wall_s=30.0, before_s=90.0))
+        assert "  wall time  30.0 s of this start, 2 min 0 s in all" in file.getvalue().splitlines()
+
+    @pytest.mark.parametrize(
+        ("score", "said"),
+        [
+            (Score(200, -148.75, 20, True), "-148.8 (greedy, mean of 20 episodes, update 200)"),
+            (Score(150, 1.0, 4, False), "1.00 (sampled, mean of 4 episodes, update 150)"),
+            (None, "not evaluated (evaluate.every_updates)"),
+        ],
+    )
+    def test_the_summary_of_a_run_from_a_data_set_has_its_score(self, score, said):
+        file = io.StringIO()
+        with _display(file, Clock()) as display:
+            display.summary(dataclasses.replace(SUMMARY, samples_per_second=1000.0, score=score))
+        (line,) = [line for line in file.getvalue().splitlines() if line.startswith("  return ")]
+        assert line.split(maxsplit=1)[1] == said
 
     def test_summary_of_a_run_too_short_to_have_numbers(self):
         file = io.StringIO()

@@ -110,9 +110,39 @@ def test_titles_say_what_is_shared_and_labels_what_is_not(make_run):
 
 def test_wall_time_is_in_hours_from_an_hour_on(make_run):
     curve = curves.read_curve(make_run("a"), "wall", "episode/return")
-    assert plot._wall_unit([[curve]]) == (3600.0, "wall time (hours)")
+    assert plot._wall_unit([[curve]]) == (3600.0, "training time (hours, from the first update of each start)")
     short = curves.read_curve(make_run("b", steps=(1, 2)), "wall", "episode/return")
-    assert plot._wall_unit([[short]]) == (60.0, "wall time (minutes)")
+    assert plot._wall_unit([[short]]) == (60.0, "training time (minutes, from the first update of each start)")
+
+
+def test_wall_time_leaves_out_what_comes_before_the_first_update_of_each_start(tmp_path):
+    def row(update, wall_s, **fields):
+        rate = {"env_steps_per_second": 1.0}
+        return {"learner_steps": update, "episode/return": update, **rate, "time/wall_s": wall_s, **fields}
+
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps({"name": "a", "env": {"id": "b"}, "log": {"episodes": 1}}))
+    first = {"time/before_s": 0.0, "time/start": 0}
+    again = {"time/before_s": 60.0, "time/start": 3}
+    rows = [row(1, 40.0, **first), row(2, 50.0), row(3, 60.0), row(4, 95.0, **again), row(5, 100.0)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    assert curves.read_curve(str(run), "wall", "episode/return").x.tolist() == [0, 10, 20, 20, 25]
+    assert curves.read_curve(str(run), "updates", "time/wall_s").y.tolist() == [40, 50, 60, 95, 100]
+
+
+def test_the_legend_is_outside_of_the_axes_and_the_start_inside(make_run, monkeypatch):
+    figures, make = [], plot.plotting.make_figure
+    monkeypatch.setattr(plot.plotting, "make_figure", lambda *size: figures.append(make(*size)) or figures[-1])
+    groups = curves.group_curves(
+        [curves.read_curve(make_run(name, name=name), "wall", "episode/return") for name in ("a", "b")]
+    )
+    plot.draw(groups, "wall", "episode/return", "png")
+    (figure,) = figures
+    (axes,), (legend,) = figure.axes, figure.legends
+    assert axes.get_legend() is None
+    assert legend.get_window_extent().y1 <= axes.get_window_extent().y0
+    assert axes.get_xlim()[0] < 0
 
 
 def test_a_row_still_being_written_is_left_out(make_run):

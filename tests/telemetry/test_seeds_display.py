@@ -53,7 +53,6 @@ def test_the_summary_has_a_line_for_each_seed(episode_return):
         outcome="finished",
         counters=Counters(learner_steps=4, env_steps=128, frames=128),
         wall_s=2.0,
-        compile_s=1.0,
         env_steps_per_second=200.0,
         frames_per_second=200.0,
         episode_return=2.0,

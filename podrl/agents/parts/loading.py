@@ -66,6 +66,11 @@ def agent_defaults(name: str) -> dict[str, Any]:
     return dataclasses.asdict(module.AgentConfig())
 
 
+def agent_type(name: str) -> type | None:
+    """Returns the dataclass of an agent's hyper-parameters; None where `agent_defaults` has none."""
+    return load_agent(name).AgentConfig if agent_defaults(name) else None
+
+
 def find_config_type(section: object) -> type:
     """Returns the dataclass of a config's section `agent`, as plain values.
 

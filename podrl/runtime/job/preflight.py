@@ -208,7 +208,9 @@ def check_job(job: Job, membership: Membership, config: Config, command: Command
     if membership.process_count > 1 or membership.platform != "alone":
         logging.info("%s.", membership.describe())
     if job.process_count > 1:
-        flags = {name: getattr(command, name) for name in ("workdir", "profile", "accept_changes", "start_anew")}
+        flags = {
+            name: getattr(command, name) for name in ("workdir", "profile", "accept_changes", "start_anew", "init_from")
+        }
         skew_s = check_agreement(job, make_process_facts(config, flags), command.join_timeout_s)
         check_agreement(job, make_device_facts(), command.join_timeout_s)
         if job.process_index == 0:
