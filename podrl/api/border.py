@@ -23,15 +23,15 @@ class Border:
 
     Attributes:
         encode: (raw observations of B environments) -> pytree of [B, ...] as the agent sees it.
-        decode: (actions [B, ...]) -> actions as a vector environment of B takes them.
+        decode: (actions [B, ...]) -> [B] actions of the environment's own, an array or a list.
         stack: (raw observation of one environment) -> a batch of one.
-        take: (actions of a batch of one) -> the action of that environment.
+        join: (what `decode` returns) -> the same as a vector environment takes it.
     """
 
     encode: Callable[[Any], PyTree]
     decode: Callable[[np.ndarray], Any]
     stack: Callable[[Any], Any]
-    take: Callable[[Any], Any]
+    join: Callable[[Any], Any]
 
 
 def plain_border(spec: EnvSpec) -> Border:
@@ -44,7 +44,7 @@ def plain_border(spec: EnvSpec) -> Border:
         encode=convert,
         decode=lambda action: action,
         stack=lambda raw: jax.tree.map(lambda part: np.asarray(part)[None], raw),
-        take=lambda action: action[0],
+        join=lambda action: action,
     )
 
 
@@ -68,14 +68,10 @@ def gymnasium_border(observation: gymnasium.Space, action: gymnasium.Space, conf
     )
     is_composite = isinstance(action, gymnasium.spaces.Dict | gymnasium.spaces.Tuple)
 
-    def decode(chosen: np.ndarray) -> Any:
-        decoded = actions.decode(chosen)
-        return concatenate(action, decoded, create_empty_array(action, len(chosen))) if is_composite else decoded
+    def join(decoded: Any) -> Any:
+        return concatenate(action, decoded, create_empty_array(action, len(decoded))) if is_composite else decoded
 
-    def take(decoded: Any) -> Any:
-        return next(iter(gymnasium.vector.utils.iterate(action, decoded)))
-
-    return Border(encode=encoding.encode, decode=decode, stack=lambda raw: stack(observation, [raw]), take=take)
+    return Border(encode=encoding.encode, decode=actions.decode, stack=lambda raw: stack(observation, [raw]), join=join)
 
 
 def check_batch(observation: PyTree, spec: EnvSpec, num_envs: int) -> None:

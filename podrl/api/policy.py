@@ -79,7 +79,7 @@ class Policy:
         action, self._carry = self._act(self.run.params, inputs[0], self._carry, self._keys, inputs[1])
         self._step += 1
         decoded = self._border.decode(np.asarray(action))
-        return self._border.take(decoded) if self._num_envs is None else decoded
+        return decoded[0] if self._num_envs is None else self._border.join(decoded)
 
     @property
     def _size(self) -> int:

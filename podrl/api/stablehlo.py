@@ -36,6 +36,7 @@ from podrl.envs.spaces import float_units
 from podrl.evaluation.play import POLICIES, act_in_steps
 from podrl.ops.keys import EVALUATE
 from podrl.runs.export import check_target, write_whole
+from podrl.runtime.software import find_commit
 from podrl.saved_run import SavedRun, open_run
 from podrl.types import PyTree, Timestep
 
@@ -129,7 +130,7 @@ def _describe(
     struct = actions.struct
     return {
         "format": FORMAT,
-        "podrl": importlib.metadata.version("podrl"),
+        "podrl": _own_version(),
         "jax": jax.__version__,
         "calling_convention": programs["act"].calling_convention_version,
         "platforms": list(programs["act"].platforms),
@@ -151,6 +152,13 @@ def _describe(
         "carry": [{"shape": list(map(str, x.shape[1:])), "dtype": x.dtype.name} for x in programs["start"].out_avals],
         "sees_reward": config.network.last_reward,
     }
+
+
+def _own_version() -> str:
+    try:
+        return importlib.metadata.version("podrl")
+    except importlib.metadata.PackageNotFoundError:  # A checkout on Python's path.
+        return find_commit() or "unknown"
 
 
 def _shape(struct: Any) -> dict[str, Any]:

@@ -126,8 +126,9 @@ def make_picture_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: i
 
 def make_spaces(config: EnvConfig) -> tuple[Any, Any]:
     """Returns the spaces of one environment. Raises as `make_spec` does."""
+    options = _resolve(config).options
     with refusals_as_config_errors(config):
-        spec = envpool.make_spec(config.id, **_resolve(config).options)
+        spec = envpool.make_spec(config.id, **options)
         return spec.gymnasium_observation_space, spec.gymnasium_action_space
 
 
