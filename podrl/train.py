@@ -17,7 +17,7 @@ import time
 from absl import logging
 from etils import epath
 
-from podrl.assembly import assemble_job, resolve, resume_at, run
+from podrl.assembly import assemble_job, resume_at, run
 from podrl.config.commandline import CommandLine
 from podrl.config.config import MISTAKE, Config, ConfigError, check
 from podrl.config.paths import absolute_path, absolute_workdir
@@ -35,24 +35,19 @@ from podrl.runs.opening import open_folder
 from podrl.runs.run_files import holds_run
 from podrl.runs.warm_start import find_weights
 from podrl.runs.workdir import make_manifest
-from podrl.runtime.compilation_cache import use_compilation_cache
-from podrl.runtime.container_limits import check_threads, explain_limit
+from podrl.runtime.container_limits import explain_limit
 from podrl.runtime.interruption import interruptible, leave
 from podrl.runtime.job.agreement import make_stop
 from podrl.runtime.job.job import ALONE, Job
 from podrl.runtime.job.joining import join
-from podrl.runtime.job.local_gpus import check_gpus
-from podrl.runtime.job.membership import Membership
-from podrl.runtime.job.place import find_place, warn_of_unread_launcher
+from podrl.runtime.job.place import find_place
 from podrl.runtime.job.preflight import check_job
-from podrl.runtime.machine import available_cores, jax_plugins, keep_freed_memory, require_determinism, suit_xla_to_cpu
 from podrl.runtime.process_exit import contained
 from podrl.runtime.stop_signals import INTERRUPTED, ending_waits
-from podrl.runtime.streams import keep_printing
 from podrl.runtime.tool import refuse_module
 from podrl.runtime.watchdog import STALLED
 from podrl.smoke_data import with_smoke_data
-from podrl.telemetry.log_lines import configure_logging
+from podrl.starting import set_up_process
 from podrl.types import Counters
 
 
@@ -63,7 +58,11 @@ def main(command: CommandLine) -> int:
         ConfigError: on a mistake of the user's, before anything was started.
     """
     membership = find_place(os.environ, command)
-    config = _set_up(command, membership)
+    config = set_up_process(command.config, membership, alone=command.alone)
+    check(
+        not command.start_anew or os.environ.get("SLURM_RESTART_COUNT", "0") in ("", "0"),
+        "--start_anew would delete what this job made before SLURM restarted it. Submit it without.",
+    )
     job = ALONE
     try:
         try:  # A signal ends the wait for others at once.
@@ -200,26 +199,6 @@ def tell_of_stall(job: Job, limit_s: float) -> None:
     """Gives the terminal back, and tells the other processes that this one is about to end."""
     job.on_loss()
     job.fail(f"it stood still for {limit_s:.0f} s", STALLED)
-
-
-def _set_up(command: CommandLine, membership: Membership) -> Config:
-    """Sets up logging, devices and memory of this process before JAX starts, and returns the run's config."""
-    configure_logging(membership.process_index)
-    keep_printing()
-    warn_of_unread_launcher(os.environ, membership, alone=command.alone)
-    check_gpus(os.environ, membership, jax_plugins())
-    keep_freed_memory()
-    suit_xla_to_cpu(os.environ, jax_plugins())
-    check_threads(os.environ, available_cores())
-    use_compilation_cache()
-    config = resolve(command.config)
-    check(
-        not command.start_anew or os.environ.get("SLURM_RESTART_COUNT", "0") in ("", "0"),
-        "--start_anew would delete what this job made before SLURM restarted it. Submit it without.",
-    )
-    if config.determinism == "exact":
-        require_determinism(os.environ, jax_plugins())
-    return config
 
 
 def _exit_code(code: int, job: Job, error: Exception | None = None) -> int:

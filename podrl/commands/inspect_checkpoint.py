@@ -8,12 +8,14 @@ from podrl.config.commandline import Parser
 from podrl.config.paths import absolute
 from podrl.runtime.tool import run_tool
 
-USAGE = """%(prog)s --workdir RUN [--step N] [--export params.safetensors|params.npz] [--out replay.png]
+USAGE = """%(prog)s --workdir RUN [--step N] [--export params.safetensors|params.npz|policy.stablehlo]
+                             [--policy greedy|sampled] [--out replay.png]
 
 Lists the checkpoints of a run, and shows counters, config, versions and every array of the newest; with --step, of
 checkpoint N only. --export writes its parameters, flattened by path (encoder/Dense_0/kernel), with the statistics by
 which observations were normalised, if they were (observations/mean); an .npz has no bfloat16 and holds its bits in
-uint16, under the path with .bfloat16 at its end. --out draws the ages, returns and priorities of its replay. All arrays
+uint16, under the path with .bfloat16 at its end. A .stablehlo is the whole agent as a program, greedy or sampled,
+which JAX runs without podrl (docs/python.md). --out draws the ages, returns and priorities of its replay. All arrays
 are read and compared with their hashes: exit code 1 if one differs. Any machine will do, whatever made the checkpoint;
 nothing in the run's folder is changed."""
 _NAME = "inspect_checkpoint"
@@ -29,7 +31,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
     parser.add_argument("--workdir", type=absolute, required=True, help="folder of a run")
     parser.add_argument("--step", type=int, help="update of the checkpoint to show (the newest)")
-    parser.add_argument("--export", type=absolute, help="file for its parameters, .npz or .safetensors")
+    parser.add_argument("--export", type=absolute, help="file for its parameters, .npz or .safetensors, or .stablehlo")
+    parser.add_argument("--policy", choices=("greedy", "sampled"), default="greedy", help="of a .stablehlo (greedy)")
     parser.add_argument("--out", type=absolute, help="picture of its replay; the suffix chooses the format")
     return parser.parse_args(argv[1:])
 
@@ -55,13 +58,22 @@ def run(command: argparse.Namespace) -> int:
     try:
         if command.step is None:
             inspection_report.show_list(console, inspection.list_checkpoints(workdir), inspection.leftovers(workdir))
+        is_policy = target is not None and target.suffix == export.POLICY_SUFFIX
+        wants = target is not None and not is_policy
         details, params = inspection.read_checkpoint(
             workdir,
             command.step,
-            lambda step: (inspection.describe_checkpoint(workdir, step), read_params(workdir, step) if target else {}),
+            lambda step: (inspection.describe_checkpoint(workdir, step), read_params(workdir, step) if wants else {}),
         )
         inspection_report.show_details(console, details)
-        if target is not None:
+        if is_policy:
+            from podrl.api.stablehlo import export_policy  # Makes the environment, which others do without.
+
+            export_policy(command.workdir, command.export, step=details.step, policy=command.policy)
+            console.print(
+                f"Wrote the {command.policy} policy of checkpoint {details.step} to {target}.", soft_wrap=True
+            )
+        elif target is not None:
             export.write_params(target, params)
             console.print(f"Wrote the parameters of checkpoint {details.step} to {target}.", soft_wrap=True)
         if command.out:

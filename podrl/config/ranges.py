@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
+from podrl.config.wrappers import parse_wrapper
 from podrl.mistakes import ConfigError, check_one_of, shown
 
 SIZE = 2**31
@@ -60,17 +61,23 @@ class Choices:
 
     Attributes:
         names: all words.
+        or_own: whether a class of the user's own is allowed too, as `module:Name`.
     """
 
     names: tuple[str, ...]
+    or_own: bool = False
 
     def describe(self) -> str:
         """Returns the words as documentation lists them: `lstm`, `none`."""
-        return ", ".join(f"`{name}`" for name in self.names)
+        words = ", ".join(f"`{name}`" for name in self.names)
+        return f"{words}, or `module:Name`" if self.or_own else words
 
     def check(self, key: str, value: Any) -> None:
         """Raises `ConfigError`, which lists the words, unless `value` is one of them."""
-        check_one_of(key, value, self.names)
+        if self.or_own and isinstance(value, str) and ":" in value:
+            parse_wrapper(key, value, like="my_package.my_module:MyEncoder")
+            return
+        check_one_of(key, value, [*self.names, *(["module:Name of your own"] if self.or_own else [])])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,9 +157,9 @@ def numbers(least: float, most: float, default: Sequence[float], *, longest: int
     return _field(default, Each(Range(least, most), longest))
 
 
-def choice(names: Sequence[str], default: str) -> Any:
-    """Returns a dataclass field that takes one of the words."""
-    return _field(default, Choices(tuple(names)))
+def choice(names: Sequence[str], default: str, *, or_own: bool = False) -> Any:
+    """Returns a dataclass field that takes one of the words; with `or_own` also a class of the user's own."""
+    return _field(default, Choices(tuple(names), or_own))
 
 
 def text(longest: int, default: Any = dataclasses.MISSING, *, refused: str = "", or_empty: bool = False) -> Any:

@@ -135,7 +135,8 @@ class NetworkConfig:
 
     Attributes:
         encoder: `resnet` (IMPALA), `nature` (DQN's convolutions), `minatar` (one small convolution) or `mlp`. Of an
-            observation of several parts it encodes each image; all other parts are joined, for an `mlp`.
+            observation of several parts it encodes each image; all other parts are joined, for an `mlp`. An encoder of
+            your own, `my_package.my_module:MyEncoder`, sees a whole observation (docs/extending.md).
         parts: encoders of parts of an observation that differ from that, as `PART: ENCODER`.
         width: multiplies the channels of `resnet`, `nature` and `minatar`, and the dense layer of the last two.
         hidden_sizes: widths of the layers of `mlp`.
@@ -160,7 +161,7 @@ class NetworkConfig:
             agent scales and clips them; values are then in these units.
     """
 
-    encoder: str = choice(("resnet", "nature", "minatar", "mlp"), "mlp")
+    encoder: str = choice(("resnet", "nature", "minatar", "mlp"), "mlp", or_own=True)
     parts: tuple[str, ...] = texts(100, (), length=300)
     width: int = number(1, 1024, 1)
     hidden_sizes: tuple[int, ...] = numbers(1, SIZE, (64, 64), longest=100)
@@ -185,6 +186,16 @@ class NetworkConfig:
             self.core == "none" or not self.separate_value,
             f"network.separate_value has no core of its own; use network.core=none with it, not {self.core!r}.",
         )
+        check(
+            not (self.parts and self.has_own_encoder),
+            f"network.parts={self.parts} has no effect with network.encoder={self.encoder!r}, which sees all parts. "
+            "Leave it out.",
+        )
+
+    @property
+    def has_own_encoder(self) -> bool:
+        """Whether the encoder is a class of the user's own."""
+        return ":" in self.encoder
 
     @property
     def encoders(self) -> frozenset[str]:

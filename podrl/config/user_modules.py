@@ -14,6 +14,8 @@ from types import ModuleType
 from podrl.config.programs import ROOT, is_clone
 
 _CONFIGS = ROOT / "configs"
+# Holds folders as PYTHONPATH does, which would hide Python's own modules.
+_CONFIG_FOLDERS = "PODRL_CONFIG_FOLDERS"
 
 
 def give_way() -> None:
@@ -28,10 +30,25 @@ def give_way() -> None:
 
 
 def add_working_folder() -> None:
-    """Adds the working folder to Python's path, behind all other folders except podrl's own."""
-    folder = os.getcwd()
-    if folder not in sys.path and "" not in sys.path:
+    """Adds the working folder to Python's path, behind all other folders except podrl's own.
+
+    Behind it come the folders of the config files that this process, or one that started it, has loaded.
+    """
+    if "" not in sys.path:
+        _add_folder(os.getcwd())
+    for folder in filter(None, os.environ.get(_CONFIG_FOLDERS, "").split(os.pathsep)):
+        _add_folder(folder)
+
+
+def _add_folder(folder: str) -> None:
+    if folder not in sys.path:
         sys.path.insert(len(sys.path) - (sys.path[-1:] == [str(ROOT)]), folder)
+
+
+def _remember_config_folder(file: Path) -> None:
+    """Makes modules beside a config file importable, here and in the processes that this one starts."""
+    before = filter(None, os.environ.get(_CONFIG_FOLDERS, "").split(os.pathsep))
+    os.environ[_CONFIG_FOLDERS] = os.pathsep.join(dict.fromkeys([*before, str(file.resolve().parent)]))
 
 
 def folders_of(package: str) -> list[str]:
@@ -48,13 +65,16 @@ def configs_for(file: Path) -> Iterator[None]:
     """Sets up the module paths in which a config file runs.
 
     In podrl's own config files `configs` is podrl's package; in a user's it is the user's, if there is one. podrl's
-    package does not stay imported, so that it does not take the place of a user's later.
+    package does not stay imported, so that it does not take the place of a user's later. The folder of a user's file
+    stays on Python's path, with the modules that the config names, also in the processes that this one starts.
     """
     before = _imported()
     is_own = file.resolve().parent == _CONFIGS
     if is_own:
         sys.path.insert(0, str(ROOT))
         _forget(name for name in before if not _is_own(name))
+    else:
+        _remember_config_folder(file)
     add_working_folder()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Wrappers of environments as a config names them: `module:Name`, or `module:Name(argument=value)`."""
+"""Classes and functions as a config names them: `module:Name`, or `module:Name(argument=value)`."""
 
 import ast
 from typing import NamedTuple
@@ -7,12 +7,12 @@ from podrl.mistakes import ConfigError, check
 
 
 class WrapperCall(NamedTuple):
-    """What a config says of one wrapper.
+    """What a config says of one wrapper or encoder.
 
     Attributes:
         module: Where it is.
-        name: The class or function, which is called with an environment.
-        arguments: Its further arguments by name, each as it was written.
+        name: The class or function.
+        arguments: Its arguments by name, each as it was written.
     """
 
     module: str
@@ -20,8 +20,8 @@ class WrapperCall(NamedTuple):
     arguments: dict[str, str]
 
 
-def parse_wrapper(key: str, text: str) -> WrapperCall:
-    """Parses an entry of `env.wrappers`; `key` is the entry's key, for messages.
+def parse_wrapper(key: str, text: str, like: str = "gymnasium.wrappers:FlattenObservation") -> WrapperCall:
+    """Parses an entry of `env.wrappers`, or `network.encoder`; `key` and the example `like` are for messages.
 
     Raises:
         ConfigError: if it is of no such form.
@@ -30,8 +30,7 @@ def parse_wrapper(key: str, text: str) -> WrapperCall:
     module, _, name = path.rpartition(":")
     check(
         bool(module and name),
-        f"{key}: {text!r} must be 'module:Name', such as 'gymnasium.wrappers:FlattenObservation', or "
-        "'module:Name(argument=value)'.",
+        f"{key}: {text!r} must be 'module:Name', such as {like!r}, or 'module:Name(argument=value)'.",
     )
     source = f"_({inside}" if opening else "_()"
     try:

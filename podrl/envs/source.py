@@ -126,11 +126,9 @@ class MakePool(Protocol):
 
 
 class MakePicturePool(Protocol):
-    """Makes pools that can be watched."""
+    """Makes the same pools as `MakePool`, with pictures."""
 
-    def __call__(self, config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> PicturePool:
-        """Makes the same pool as `Source.make_pool`, with pictures."""
-        ...
+    def __call__(self, config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> PicturePool: ...  # noqa: D102
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,6 +146,7 @@ class Source:
         option_hints: (config) -> a type hint for each option of the environment, by which those of the command line are
             read; None if the source does not know its options.
         evaluation_protocol: (config) -> how the environment is played where scores are reported; None: as in training.
+        make_spaces: (config) -> an environment's observation and action space in Gymnasium; None if it has none.
         make_environment: (config) -> the environment as a JAX program; None if environments step on the host.
         make_picture_pool: Makes pools that can be watched; None if there are no pictures.
         make_plain: (config) -> environment, its parameters, and what makes observations of its own, for the benchmark's
@@ -161,6 +160,7 @@ class Source:
     settings: tuple[str, ...] = ()
     option_hints: Callable[[EnvConfig], Mapping[str, Any]] | None = None
     evaluation_protocol: Callable[..., EvaluationProtocol] | None = None
+    make_spaces: Callable[[EnvConfig], tuple[Any, Any]] | None = None
     make_environment: Callable[[EnvConfig], JaxEnvironment] | None = None
     make_picture_pool: MakePicturePool | None = None
     make_plain: Callable[[EnvConfig], tuple[Any, Any, Callable[[PyTree], jax.Array]]] | None = None

@@ -99,18 +99,27 @@ def _check_options(nums: Sequence[int], space: gymnasium.Space, env_id: str) -> 
     )
 
 
-def _floats(space: gymnasium.spaces.Box) -> ActionEncoding:
-    """Encodes floats, each in its range; an entry with a single bound takes every number up to that."""
+def float_units(space: gymnasium.spaces.Box) -> dict[str, np.ndarray]:
+    """Returns what gives an action [D] the units of a space of floats: `clip(center + half * action, low, high)`.
+
+    Each entry is in its range; an entry with a single bound takes every number up to that.
+    """
     least, most = space.low.ravel().astype(np.float64), space.high.ravel().astype(np.float64)
     bounded = (np.abs(least) < _UNBOUNDED) & (np.abs(most) < _UNBOUNDED)
     low, high = np.where(bounded, least, -1.0), np.where(bounded, most, 1.0)
-    center, half = (low + high) / 2, (high - low) / 2
+    return {"center": (low + high) / 2, "half": (high - low) / 2, "low": least, "high": most}
+
+
+def _floats(space: gymnasium.spaces.Box) -> ActionEncoding:
+    """Encodes floats, see `float_units`."""
+    units = float_units(space)
+    center, half, least, most = units.values()
 
     def decode(action: np.ndarray) -> np.ndarray:
         moved = np.clip(center + half * action.astype(np.float64), least, most)
         return np.reshape(moved, (-1, *space.shape)).astype(space.dtype)
 
-    return ActionEncoding(actions=ContinuousActions(len(low)), decode=decode)
+    return ActionEncoding(actions=ContinuousActions(len(center)), decode=decode)
 
 
 def _composite(space: gymnasium.spaces.Dict | gymnasium.spaces.Tuple, env_id: str) -> ActionEncoding:

@@ -19,13 +19,15 @@ from podrl.envs.seeds import env_seeds
 from podrl.envs.source import EvaluationProtocol, Pool
 from podrl.evaluation.episodes import Episodes, Tally, split_episodes
 from podrl.experience.unroll import Unroller
-from podrl.ops.keys import EVALUATE, purpose_key
+from podrl.ops.keys import EVALUATE, purpose_key, step_keys
 from podrl.runtime.tool import refuse_module
 from podrl.runtime.waiting import Stopped
 from podrl.types import Array, EnvSpec, PyTree, Timestep
 
 # (actor_params, timestep, carry, keys [B]) -> (action [B, ...], carry)
 Act = Callable[[PyTree, Timestep, PyTree, Array], tuple[Array, PyTree]]
+# (actor_params, timestep, carry, keys of the environments [B], step []) -> (action [B, ...], carry)
+ActInSteps = Callable[[PyTree, Timestep, PyTree, Array, Array], tuple[Array, PyTree]]
 
 
 def act_sampled(agent: Agent) -> Act:
@@ -51,7 +53,7 @@ class Player:
     """Plays with one agent in one environment, compiled for one device.
 
     Attributes:
-        act: (params, timestep, carry, keys of the environments [B], step []) -> (action [B, ...], carry).
+        act: acts at a step.
         initial_carry: the network's initial carry, on the device.
         device: device to act on.
         num_envs: number of environments, B.
@@ -60,7 +62,7 @@ class Player:
         info_keys: numbers of the environments' `info` to record, as `log.info_keys`.
     """
 
-    act: Callable[[PyTree, Timestep, PyTree, Array, Array], tuple[Array, PyTree]]
+    act: ActInSteps
     initial_carry: PyTree
     device: jax.Device
     num_envs: int
@@ -96,7 +98,7 @@ class Player:
         Raises:
             Stopped: if `should_stop` returns true.
         """
-        keys, carry = self._keys(seed, stream), self.initial_carry
+        keys, carry = episode_keys(seed, stream, self.num_envs, self.device), self.initial_carry
         pool = self.make_pool(env_seeds((seed, stream, EVALUATE), range(self.num_envs)))
         tally = Tally(self.num_envs, self.episodes_per_env)
         try:
@@ -117,11 +119,12 @@ class Player:
         finally:
             close_pool(pool)
 
-    def _keys(self, seed: int, stream: int) -> jax.Array:
-        """Returns [B] typed PRNG keys."""
-        with jax.default_device(self.device):
-            key = jax.random.fold_in(purpose_key(seed, EVALUATE), stream)
-            return jax.random.split(key, self.num_envs)
+
+def episode_keys(seed: int, stream: int, num_envs: int, device: jax.Device) -> jax.Array:
+    """Returns [B] typed PRNG keys, which an evaluation samples with; see `Player.play`."""
+    with jax.default_device(device):
+        key = jax.random.fold_in(purpose_key(seed, EVALUATE), stream)
+        return jax.random.split(key, num_envs)
 
 
 def make_player(
@@ -146,27 +149,49 @@ def make_player(
         info_keys: numbers of the environments' `info` to record, as `log.info_keys`.
     """
     num_envs, per_env = split_episodes(episodes)
-    shapes = Unroller(agent=agent, spec=spec, unroll_length=1, num_envs=num_envs)
-    act = POLICIES[policy](agent)
-
-    def act_at(params: PyTree, timestep: Timestep, carry: PyTree, keys: Array, step: Array) -> tuple[Array, PyTree]:
-        return act(params, timestep, carry, jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step))
-
-    with jax.default_device(device):
-        carry = agent.initial_carry(jnp.arange(num_envs, dtype=jnp.uint32))
-        keys = jax.random.split(jax.random.key(0), num_envs)
-    arguments = (shapes.params_shape, shapes.timestep_shape, carry, keys, jnp.zeros((), jnp.int32))
-    sharding = jax.sharding.SingleDeviceSharding(device)
-    inputs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
+    act, carry = compile_act(agent, spec, policy=policy, num_envs=num_envs, device=device)
     return Player(
-        act=jax.jit(act_at, out_shardings=sharding).lower(*inputs).compile(),
-        initial_carry=jax.device_put(carry, device),
+        act=act,
+        initial_carry=carry,
         device=device,
         num_envs=num_envs,
         episodes_per_env=per_env,
         make_pool=make_pool,
         info_keys=info_keys,
     )
+
+
+def compile_act(
+    agent: Agent, spec: EnvSpec, *, policy: str, num_envs: int, device: jax.Device
+) -> tuple[ActInSteps, PyTree]:
+    """Returns `Player.act`, compiled for a device, and the initial carry on it.
+
+    Args:
+        agent: the agent that acts.
+        spec: the environment's spec in training.
+        policy: a key of `POLICIES`.
+        num_envs: number of environments, B.
+        device: device to act on.
+    """
+    shapes = Unroller(agent=agent, spec=spec, unroll_length=1, num_envs=num_envs)
+    with jax.default_device(device):
+        carry = agent.initial_carry(jnp.arange(num_envs, dtype=jnp.uint32))
+        keys = jax.random.split(jax.random.key(0), num_envs)
+    arguments = (shapes.params_shape, shapes.timestep_shape, carry, keys, jnp.zeros((), jnp.int32))
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    inputs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
+    compiled = jax.jit(act_in_steps(agent, policy), out_shardings=sharding).lower(*inputs).compile()
+    return compiled, jax.device_put(carry, device)
+
+
+def act_in_steps(agent: Agent, policy: str) -> ActInSteps:
+    """Returns a function that acts with keys of its own at each step."""
+    act = POLICIES[policy](agent)
+
+    def act_at(params: PyTree, timestep: Timestep, carry: PyTree, keys: Array, step: Array) -> tuple[Array, PyTree]:
+        return act(params, timestep, carry, step_keys(keys, step))
+
+    return act_at
 
 
 def check_same_interface(training: EnvSpec, evaluation: EnvSpec, protocol: EvaluationProtocol) -> None:

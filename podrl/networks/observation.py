@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from podrl.actions import num_logits
 from podrl.config.config import ConfigError, NetworkConfig, check, did_you_mean
 from podrl.networks.encoders import MINATAR_MIN_SIZE, MLP, NATURE_MIN_SIZE, ImpalaResNet, MinAtarCNN, NatureCNN
+from podrl.networks.own_encoder import check_own_encoder, make_own_encoder
 from podrl.networks.parts import PartsEncoder, action_mask, is_image, module_name, seen
 from podrl.types import EnvSpec, PyTree
 
@@ -27,8 +28,11 @@ def make_encoder(
         config: The `network` section, which `check_observation` has checked.
         spec: The spec of the environment.
         layers_are_split: Whether the channels of its layers are split over devices.
-        normalizes: Whether there is a layer normalisation before each activation function.
+        normalizes: Whether there is a layer normalisation before each activation function; an encoder of the user's own
+            is as it is.
     """
+    if config.has_own_encoder:
+        return make_own_encoder(config)
     make = functools.partial(_make_encoder, config, layers_are_split=layers_are_split, normalizes=normalizes)
     if not isinstance(seen(spec.observation), Mapping):
         return make(config.encoder)
@@ -39,9 +43,9 @@ def make_encoder(
 
 
 def encoders_of_parts(config: NetworkConfig, spec: EnvSpec) -> dict[str, str]:
-    """Returns the kind of encoder of each part of an observation; empty if it is a single array."""
+    """Returns the kind of encoder of each part of an observation; empty if one encoder sees all of it."""
     parts = seen(spec.observation)
-    if not isinstance(parts, Mapping):
+    if not isinstance(parts, Mapping) or config.has_own_encoder:
         return {}
     kinds = {name: config.encoder if is_image(part) else "mlp" for name, part in parts.items()}
     return kinds | dict(map(_parse, config.parts))
@@ -66,6 +70,9 @@ def check_observation(config: NetworkConfig, spec: EnvSpec) -> None:
     observation = seen(spec.observation)
     _check_source(spec, observation)
     _check_parts(config, spec, observation)
+    if config.has_own_encoder:
+        check_own_encoder(config, spec)
+        return
     if isinstance(observation, Mapping):
         for name, kind in encoders_of_parts(config, spec).items():
             _check_image(kind, observation[name], spec, f" as {name!r}", f"network.parts=('{name}: mlp',)")

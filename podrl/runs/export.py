@@ -1,4 +1,7 @@
-"""Writes parameters to one file that other programs read: `.npz` (NumPy) or `.safetensors`."""
+"""Writes parameters to one file that other programs read: `.npz` (NumPy) or `.safetensors`.
+
+A whole policy, `.stablehlo`, is written by `podrl.api.stablehlo`.
+"""
 
 from collections.abc import Mapping
 import importlib.util
@@ -11,17 +14,22 @@ import numpy as np
 from podrl.config.config import check
 from podrl.config.extras import install_command
 
-EXPORT_SUFFIXES = (".npz", ".safetensors")
+POLICY_SUFFIX = ".stablehlo"
+EXPORT_SUFFIXES = (".npz", ".safetensors", POLICY_SUFFIX)
 
 
 def check_target(path: epath.Path) -> None:
-    """Raises `ConfigError` if parameters cannot be written to `path`, as far as that is known beforehand."""
-    known = " or ".join(EXPORT_SUFFIXES)
+    """Raises `ConfigError` if parameters or a policy cannot be written to `path`, as far as is known beforehand."""
+    known = ", ".join(EXPORT_SUFFIXES[:-1]) + f" or {EXPORT_SUFFIXES[-1]}"
     check(path.suffix in EXPORT_SUFFIXES, f"--export={path} ends in {path.suffix or 'nothing'!r}; expected {known}.")
     check(
         path.suffix != ".safetensors" or importlib.util.find_spec("safetensors") is not None,
         f"--export={path} needs the package safetensors: pip install safetensors, or {install_command('export')}. "
         "--export=FILE.npz needs none.",
+    )
+    check(
+        path.suffix != POLICY_SUFFIX or importlib.util.find_spec("flatbuffers") is not None,
+        f"--export={path} needs the package flatbuffers: pip install flatbuffers, or pip install -e '.[export]'.",
     )
     check(path.parent.is_dir(), f"--export={path}: there is no folder {path.parent}. Make it, or name another.")
     check(not path.exists(), f"--export={path} is there already. Name another file, or remove it.")
@@ -39,7 +47,15 @@ def write_params(path: epath.Path, params: Mapping[str, np.ndarray]) -> None:
     Raises:
         ConfigError: if the file cannot be written.
     """
-    encoded = encode_npz(params) if path.suffix == ".npz" else encode_safetensors(params)
+    write_whole(path, encode_npz(params) if path.suffix == ".npz" else encode_safetensors(params))
+
+
+def write_whole(path: epath.Path, encoded: bytes) -> None:
+    """Writes a file completely or not at all.
+
+    Raises:
+        ConfigError: if it cannot be written.
+    """
     written = path.with_name(path.name + ".tmp")
     try:
         written.write_bytes(encoded)

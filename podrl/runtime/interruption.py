@@ -66,9 +66,14 @@ class Interruption:
         exit_code: exit code of the first signal; None before it.
     """
 
-    def __init__(self) -> None:
-        """Installs no handlers yet."""
+    def __init__(self, *, ends_process: bool = True) -> None:
+        """Installs no handlers yet.
+
+        Args:
+            ends_process: Whether a second signal ends the process. Otherwise it raises `KeyboardInterrupt`.
+        """
         self.exit_code: int | None = None
+        self._ends_process = ends_process
         self._urgency = Urgency()
         self._renewed_s = 0.0
         self._kept: KeptHandlers | None = None
@@ -100,8 +105,10 @@ class Interruption:
             self.exit_code = EXIT_CODES[signal.Signals(signum)]
             with contextlib.suppress(RuntimeError):
                 logging.info("Stopping after this update; %s to stop at once.", _to_hurry(signum))
-        elif is_second:
+        elif is_second and self._ends_process:
             leave(self.exit_code)
+        elif is_second:
+            raise KeyboardInterrupt
 
 
 def leave(exit_code: int) -> NoReturn:
@@ -127,9 +134,13 @@ def pause(signum: int, frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[Interruption]:
-    """Catches these signals as long as the context lasts; works in the main thread only."""
-    interruption = Interruption()
+def interruptible(*, ends_process: bool = True) -> Iterator[Interruption]:
+    """Catches these signals as long as the context lasts; works in the main thread only.
+
+    Args:
+        ends_process: Whether a second signal ends the process, see `Interruption`.
+    """
+    interruption = Interruption(ends_process=ends_process)
     if threading.current_thread() is not threading.main_thread():
         yield interruption
         return

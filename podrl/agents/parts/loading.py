@@ -1,8 +1,12 @@
-"""Agents by name: `config.agent.name = 'impala'` imports `podrl.agents.impala`."""
+"""Agents by name: `config.agent.name = 'impala'` imports `podrl.agents.impala`, `'my_package.my_agent'` a user's own.
+
+A module that podrl does not ship is found as Python finds it, and in the working folder and beside the config file.
+"""
 
 from collections.abc import Mapping
 import dataclasses
 import importlib
+import importlib.util
 import pkgutil
 from types import ModuleType
 from typing import Any
@@ -10,18 +14,45 @@ from typing import Any
 from podrl import agents
 from podrl.config.config import ConfigError, check, check_one_of, shown
 from podrl.config.marks import Replaced, Typed
+from podrl.config.user_modules import add_working_folder
+from podrl.runtime.user_imports import import_named
 
 
 def load_agent(name: str) -> ModuleType:
-    """Imports `podrl.agents.<name>`, and checks what others read of its `AgentConfig`.
+    """Imports `podrl.agents.<name>`, or a user's module of that name, and checks what others read of it.
 
     Raises:
-        ConfigError: if there is no such module; lists those that there are. If its `AgentConfig` lacks something.
+        ConfigError: if there is no such module; lists those that there are. If it lacks something that agents have.
     """
-    check_one_of("agent.name", name, agent_names())
-    module = importlib.import_module(f"{agents.__name__}.{name}")
-    _check_agent_config(f"podrl/agents/{name}.py", getattr(module, "AgentConfig", None))
+    if name in agent_names():
+        module = importlib.import_module(f"{agents.__name__}.{name}")
+        _check_agent_config(f"podrl/agents/{name}.py", getattr(module, "AgentConfig", None))
+        return module
+    if not _is_own(name):
+        check_one_of("agent.name", name, [*agent_names(), "the name of a module of your own"])
+    module = import_named(name, f"agent.name={name!r}")
+    _check_own(name, module)
     return module
+
+
+def _is_own(name: str) -> bool:
+    """Returns whether a name is meant as that of a user's module: it has a dot, or there is such a module."""
+    add_working_folder()
+    return "." in name or (name.isidentifier() and importlib.util.find_spec(name) is not None)
+
+
+def _check_own(name: str, module: ModuleType) -> None:
+    """Raises `ConfigError` unless a user's module is an agent whose runs can be found again by its name."""
+    place = f"agent.name={name!r}: {getattr(module, '__file__', None) or 'a folder without __init__.py'}"
+    make = getattr(module, "make_agent", None)
+    check(
+        callable(make),
+        f"{place} has {'no' if make is None else 'something else named'} make_agent; expected a function "
+        "make_agent(config, *, networks, spec, num_envs, num_updates, ahead, partition), and a dataclass AgentConfig.",
+    )
+    _check_agent_config(place, getattr(module, "AgentConfig", None))
+    found = module.AgentConfig().name
+    check(found == name, f"{place}: AgentConfig.name is {shown(found)} by default; expected the module's, {name!r}.")
 
 
 def _check_agent_config(place: str, agent_config: Any) -> None:
@@ -55,7 +86,7 @@ def agent_names() -> list[str]:
 
 def agent_defaults(name: str) -> dict[str, Any]:
     """Returns the default of each hyper-parameter; empty for an unknown agent, and where JAX cannot be imported."""
-    if name not in agent_names():
+    if name not in agent_names() and not _is_own(name):
         return {}
     try:
         module = load_agent(name)
@@ -95,7 +126,8 @@ def _check_keys(name: str, section: Mapping[Any, Any]) -> None:
     foreign = [key for key, value in section.items() if key not in own and value != {}]
     others = sorted(agent_names(), key=lambda other: -len(_keys(other).intersection(foreign)))  # The likeliest first.
     owners = {key: next((other for other in others if key in _keys(other)), None) for key in foreign}
-    instead = f"Start from a config of its own, such as configs/{name}_catch.py, instead of changing agent.name."
+    example = f", such as configs/{name}_catch.py," if name in agent_names() else ""
+    instead = f"Start from a config of its own{example or ','} instead of changing agent.name."
     for key, owner in owners.items():
         if owner and not _is_typed(section[key]):
             raise ConfigError(

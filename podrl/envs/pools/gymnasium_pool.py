@@ -42,7 +42,7 @@ def try_out(make: MakeEnv, config: EnvConfig, *, frames_per_step: int = 1) -> En
             f"env.id={config.id!r} has no {name}: set self.{name} to a gymnasium.spaces.Space in its constructor.",
         )
     warn_of_statistics(with_statistics(env))
-    encoding, actions = _make_encodings(env.observation_space, env.action_space, config)
+    encoding, actions = make_encodings(env.observation_space, env.action_space, config)
     _try(env, encoding, actions, config)
     calls.call_close(env, f"env.id={config.id!r}")
     return EnvSpec(
@@ -78,7 +78,7 @@ class GymnasiumPool:
         """Takes over `batch`, which no other code may step."""
         self._batch: EnvBatch | WorkerBatch | None = batch
         self._num_envs = batch.num_envs
-        self._encoding, self._actions = _make_encodings(batch.observation_space, batch.action_space, config)
+        self._encoding, self._actions = make_encodings(batch.observation_space, batch.action_space, config)
         self._masks = MaskCheck(self._actions, self._encoding, config.id)
         self._ended: Any = None  # [B] bool: the last timestep ended the episode.
         self._sent = False
@@ -163,7 +163,7 @@ class GymnasiumPool:
             raise RuntimeError(f"Environment pool: {mistake}.")
 
 
-def _make_encodings(
+def make_encodings(
     observation: gymnasium.Space, action: gymnasium.Space, config: EnvConfig
 ) -> tuple[Encoding, ActionEncoding]:
     """Returns how observations and actions are encoded; a mask belongs to both."""

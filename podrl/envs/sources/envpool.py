@@ -125,6 +125,14 @@ def make_picture_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: i
     return _make_pool(config, seeds, num_threads, render_mode="rgb_array")
 
 
+def make_spaces(config: EnvConfig) -> tuple[Any, Any]:
+    """Returns the spaces of one environment. Raises as `make_spec` does."""
+    options = _resolve(config).options
+    with refusals_as_config_errors(config):
+        spec = envpool.make_spec(config.id, **options)
+        return spec.gymnasium_observation_space, spec.gymnasium_action_space
+
+
 def option_hints(config: EnvConfig) -> dict[str, Any]:
     """Returns a type hint for each option of the environment. Raises as `make_spec` does."""
     _check_known(config)
@@ -238,4 +246,5 @@ SOURCE = Source(
     option_hints=option_hints,
     evaluation_protocol=evaluation_protocol,
     make_picture_pool=make_picture_pool,
+    make_spaces=make_spaces,
 )

@@ -72,6 +72,14 @@ def make_picture_pool(
     return GymnasiumPool(make_batch(makes, seeds, config, in_process=True), config)
 
 
+def make_spaces(config: EnvConfig) -> tuple[Any, Any]:
+    """Returns the spaces of an environment as `config` wraps it. Raises as `make_spec` does."""
+    env = _recipe(config).make()
+    spaces = env.observation_space, env.action_space
+    call_close(env, f"env.id={config.id!r}")
+    return spaces
+
+
 def option_hints(config: EnvConfig) -> dict[str, Any]:
     """Returns a type hint for each argument that the environment's constructor names. Raises as `make_spec` does."""
     return making.constructor_hints(config.id)
@@ -133,4 +141,5 @@ SOURCE = Source(
     option_hints=option_hints,
     evaluation_protocol=evaluation_protocol,
     make_picture_pool=make_picture_pool,
+    make_spaces=make_spaces,
 )

@@ -1,36 +1,12 @@
-"""Imports the modules that a config names, and checks that worker processes can: a notebook may define them itself."""
+"""Checks that worker processes can import what a config names: a notebook may define it itself."""
 
 from collections.abc import Sequence
-import importlib
-import os
-from types import ModuleType
 from typing import Any
 
 import gymnasium
 
-from podrl.config.config import ConfigError, check
-from podrl.config.user_modules import add_working_folder
+from podrl.config.config import check
 from podrl.config.wrappers import parse_wrapper
-from podrl.runtime.process_exit import describe_error
-
-
-def import_named(name: str, key: str) -> ModuleType:
-    """Imports a user's module, from Python's path or from the working folder.
-
-    Raises:
-        ConfigError: if there is none of that name, or its import fails; the message names it, and any missing module.
-    """
-    unknown = f"{key}: there is no module {name!r}, neither on Python's path nor in {os.getcwd()}."
-    check(all(part.isidentifier() for part in name.split(".")), unknown)
-    add_working_folder()
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            raise ConfigError(unknown) from None
-        raise ConfigError(f"{key}: module {name!r} needs a module that is not installed: {error}") from error
-    except (Exception, SystemExit) as error:
-        raise ConfigError(f"{key}: module {name!r} failed while it was imported: {describe_error(error)}") from error
 
 
 def type_name(value: Any) -> str:

@@ -12,11 +12,12 @@ from gymnasium.envs.registration import load_env_creator
 
 from podrl.config.config import ConfigError, check, did_you_mean
 from podrl.config.extras import install_command
-from podrl.envs.workers.importable import import_named, type_name
+from podrl.envs.workers.importable import type_name
 from podrl.envs.workers.info_mask import MaskFromInfo
 from podrl.envs.workers.signatures import argument_hints, check_arguments, takes_argument
 from podrl.envs.workers.wrappers import limit, wrap
 from podrl.runtime.process_exit import describe_error
+from podrl.runtime.user_imports import import_named
 
 # Errors of registered environments about options that they reject, or packages that are missing.
 _REFUSALS = (gymnasium.error.Error, AssertionError, ImportError, TypeError, ValueError)

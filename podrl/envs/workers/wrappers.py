@@ -8,8 +8,9 @@ import gymnasium
 from podrl.config.config import check, did_you_mean
 from podrl.config.reading import read_key
 from podrl.config.wrappers import parse_wrapper
-from podrl.envs.workers.importable import import_named, type_name
+from podrl.envs.workers.importable import type_name
 from podrl.envs.workers.signatures import argument_hints, takes_argument
+from podrl.runtime.user_imports import import_named
 
 
 def limit(env: gymnasium.Env, steps: int) -> gymnasium.Env:

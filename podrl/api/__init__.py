@@ -1,0 +1,1 @@
+"""What scripts and notebooks call: they train, load a policy, read metrics. `import podrl` has these names."""

@@ -1,0 +1,94 @@
+"""Between an environment and an agent: raw observations become the agent's, and its actions the environment's."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+from typing import Any
+
+import gymnasium
+from gymnasium.vector.utils import concatenate, create_empty_array
+import jax
+import numpy as np
+
+from podrl.actions import options_of
+from podrl.config.config import EnvConfig, check
+from podrl.envs.observations import describe_observation
+from podrl.envs.pools.gymnasium_pool import make_encodings
+from podrl.envs.workers.batch import stack
+from podrl.types import ACTION_MASK, EnvSpec, PyTree
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Border:
+    """How one kind of environment exchanges observations and actions with an agent.
+
+    Attributes:
+        encode: (raw observations of B environments) -> pytree of [B, ...] as the agent sees it.
+        decode: (actions [B, ...]) -> [B] actions of the environment's own, an array or a list.
+        stack: (raw observation of one environment) -> a batch of one.
+        join: (what `decode` returns) -> the same as a vector environment takes it.
+    """
+
+    encode: Callable[[Any], PyTree]
+    decode: Callable[[np.ndarray], Any]
+    stack: Callable[[Any], Any]
+    join: Callable[[Any], Any]
+
+
+def plain_border(spec: EnvSpec) -> Border:
+    """Returns the border of an environment whose observations and actions have podrl's own form."""
+
+    def convert(raw: Any) -> PyTree:
+        return jax.tree.map(lambda part, struct: np.asarray(part, struct.dtype), raw, spec.observation)
+
+    return Border(
+        encode=convert,
+        decode=lambda action: action,
+        stack=lambda raw: jax.tree.map(lambda part: np.asarray(part)[None], raw),
+        join=lambda action: action,
+    )
+
+
+def gymnasium_border(observation: gymnasium.Space, action: gymnasium.Space, config: EnvConfig, spec: EnvSpec) -> Border:
+    """Returns the border of an environment with Gymnasium's spaces.
+
+    Args:
+        observation: The observation space of one environment.
+        action: The action space of one environment.
+        config: The section `env` of the run, which says how observations are encoded.
+        spec: What the agent was trained on.
+
+    Raises:
+        ConfigError: If the agent was trained on other observations or actions.
+    """
+    encoding, actions = make_encodings(observation, action, config)
+    check(
+        (encoding.struct, actions.actions) == (spec.observation, spec.actions),
+        f"The environment observes {encoding.text} and takes {actions.actions}; the agent was trained on "
+        f"{describe_observation(spec)} and {spec.actions}. Give an environment like env.id={config.id!r}.",
+    )
+    is_composite = isinstance(action, gymnasium.spaces.Dict | gymnasium.spaces.Tuple)
+
+    def join(decoded: Any) -> Any:
+        return concatenate(action, decoded, create_empty_array(action, len(decoded))) if is_composite else decoded
+
+    return Border(encode=encoding.encode, decode=actions.decode, stack=lambda raw: stack(observation, [raw]), join=join)
+
+
+def check_batch(observation: PyTree, spec: EnvSpec, num_envs: int) -> None:
+    """Raises `ValueError` unless encoded observations are of as many environments as the policy was reset for."""
+    found = jax.tree.map(lambda part: np.shape(part), observation)
+    expected = jax.tree.map(lambda struct: (num_envs, *struct.shape), spec.observation)
+    if found != expected:
+        raise ValueError(
+            f"Found observations of shape {found}; expected {expected}. Call reset() for one environment without a "
+            "batch axis, or reset(n) for n of them."
+        )
+
+
+def allow_all_where_none_is(observation: PyTree, spec: EnvSpec) -> PyTree:
+    """Returns observations whose action mask [B, L] allows something: after an episode's end many allow nothing."""
+    if not isinstance(observation, Mapping) or ACTION_MASK not in observation:
+        return observation
+    mask, starts = observation[ACTION_MASK], np.cumsum((0, *options_of(spec.actions)))[:-1]
+    is_stuck: Any = ~np.logical_or.reduceat(mask, starts, axis=1).all(axis=1)
+    return {**observation, ACTION_MASK: mask | is_stuck[:, None]}

@@ -1,0 +1,153 @@
+"""A policy in a loop of Gymnasium's scores what `tools/evaluate.py` does, whatever its network, carry and actions."""
+
+import dataclasses
+import json
+
+import gymnasium
+import numpy as np
+import pytest
+
+import podrl
+from podrl.envs.seeds import env_seeds
+from podrl.ops.keys import EVALUATE
+from tests.api.short import train
+from tools import evaluate
+
+SEED, EPISODES = 1, 4
+GYMNASIUM = {"env__source": "gymnasium", "actors__env_threads": 0}
+RUNS = {
+    "lstm": {
+        **GYMNASIUM,
+        **{"env__id": "CartPole-v1", "network__core": "lstm", "network__core_size": 8, "network__last_action": True},
+        **{"network__last_reward": True, "agent__optimizer__learning_rate": 0.05, "checkpoint__every_updates": 2},
+    },
+    "continuous": {
+        **GYMNASIUM,
+        **{"env__id": "Pendulum-v1", "network__normalize_observations": True, "network__frame_stack": 2},
+        "env__max_episode_steps": 50,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for name, overrides in RUNS.items():
+        train(folder / name, **overrides)
+    return folder
+
+
+def play(policy, envs, *, reward_too):
+    """The returns of the first episode of each environment, which all have seeds of an evaluation."""
+    size = envs.num_envs
+    policy.reset(size, seed=SEED)
+    observation, _ = envs.reset(seed=env_seeds((SEED, 0, EVALUATE), range(size)))
+    first, reward, done = np.ones(size, bool), np.zeros(size), np.zeros(size, bool)
+    returns = np.zeros(size)
+    while not done.all():
+        action = policy.act(observation, first=first, **({"reward": reward} if reward_too else {}))
+        assert envs.action_space.contains(np.asarray(action, envs.action_space.dtype))
+        observation, reward, terminated, truncated, _ = envs.step(action)
+        returns += np.where(done, 0, reward.astype(np.float32))
+        first = terminated | truncated  # Gymnasium resets on the next step.
+        done |= first
+    return returns
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("policy", ["greedy", "sampled"])
+def test_its_returns_are_those_of_an_evaluation(runs, tmp_path, name, policy):
+    report = tmp_path / "report.json"
+    arguments = ["--workdir", runs / name, "--episodes", EPISODES, "--policy", policy, "--json", report]
+    assert evaluate.main(["evaluate.py", *map(str, arguments)]) == 0
+    expected = json.loads(report.read_text())["policies"][policy]
+    loaded = podrl.load_policy(runs / name, policy=policy)
+    env_id = loaded.run.config.env.id
+    envs = gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make(env_id)] * EPISODES)
+    returns = play(loaded, envs, reward_too=name == "lstm")
+    np.testing.assert_allclose(returns, expected["returns"], rtol=1e-6)
+    assert len(set(returns.tolist())) > 1
+
+
+def test_a_single_environment_gets_what_each_of_several_does(runs):
+    """Without an axis in front; the keys of environment 0 are another where there are more."""
+    policy = podrl.load_policy(runs / "lstm")
+    env = gymnasium.make("CartPole-v1")
+    taken = []
+    for size in (None, 3):
+        policy.reset(size)
+        observation, _ = env.reset(seed=3)
+        actions, first, reward = [], True, 0.0
+        for _ in range(9):
+            seen = observation if size is None else np.stack([observation] * size)
+            action = policy.act(seen, first=first, reward=reward)
+            assert np.shape(action) == (() if size is None else (size,))
+            assert size or env.action_space.contains(action)
+            chosen = action if size is None else action[0]
+            observation, reward, first, _, _ = env.step(chosen)
+            actions.append(int(chosen))
+        taken.append(actions)
+    assert taken[0] == taken[1]
+
+
+def test_the_carry_matters_and_an_opening_forgets_it(runs):
+    policy = podrl.load_policy(runs / "lstm", policy="greedy")
+    observation = np.array([0.01, -0.2, 0.05, 0.1], np.float32)
+
+    def carries(firsts):
+        policy.reset()
+        for first in firsts:
+            policy.act(observation, first=first, reward=0)
+        return np.concatenate([np.ravel(leaf) for leaf in _leaves(policy._carry)])
+
+    assert (carries([True]) == carries([True, False, True])).all()
+    assert (carries([True]) != carries([True, False])).any()
+    policy.reset()
+    policy.act(observation)  # The first call after a reset opens an episode.
+    assert (np.concatenate([np.ravel(leaf) for leaf in _leaves(policy._carry)]) == carries([True])).all()
+
+
+def _leaves(tree):
+    import jax
+
+    return jax.tree.leaves(tree)
+
+
+def test_a_checkpoint_can_be_chosen(runs):
+    policies = [podrl.load_policy(runs / "lstm", step=step) for step in (2, 4)]
+    assert [policy.run.counters.learner_steps for policy in policies] == [2, 4]
+    with pytest.raises(podrl.ConfigError, match=r"no checkpoint 3.*2, 4|2 and 4"):
+        podrl.load_policy(runs / "lstm", step=3)
+
+
+def test_mistakes_are_one_line(runs, tmp_path):
+    with pytest.raises(podrl.ConfigError, match=r"policy='best' is not known.* Available: greedy, sampled"):
+        podrl.load_policy(runs / "lstm", policy="best")
+    with pytest.raises(podrl.ConfigError, match=str(tmp_path)):
+        podrl.load_policy(tmp_path)
+    with pytest.raises(podrl.ConfigError, match=r"The environment observes .*the agent was trained on .*CartPole-v1"):
+        podrl.load_policy(runs / "lstm", env=gymnasium.make("MountainCar-v0"))
+    policy = podrl.load_policy(runs / "lstm")
+    with pytest.raises(ValueError, match=r"Found observations of shape \(1, 3\); expected \(1, 4\)"):
+        policy.act(np.zeros(3, np.float32))
+    with pytest.raises(ValueError, match="sees its last reward"):
+        policy.act(np.zeros(4, np.float32), first=False)
+
+
+def test_an_environment_of_another_source_says_how_it_looks(runs):
+    """Without one, sources that are not Gymnasium's have podrl's own form."""
+    policy = podrl.load_policy(runs / "lstm")
+    bare = dataclasses.replace(policy.run, source=dataclasses.replace(policy.run.source, make_spaces=None))
+    from podrl.api.policy import _find_border
+
+    border = _find_border(bare, None)
+    assert border.encode([[1, 2, 3, 4]]).dtype == np.float32
+    assert border.join(border.decode(np.array([1]))) == [1]
+
+
+def test_actions_have_the_units_of_the_environment(runs):
+    policy = podrl.load_policy(runs / "continuous", env=gymnasium.make("Pendulum-v1"))
+    actions = np.array([policy.act(np.array([1, 0, speed], np.float32)) for speed in np.linspace(-8, 8, 20)])
+    assert actions.shape == (20, 1)
+    assert actions.dtype == np.float32
+    assert (np.abs(actions) <= 2).all()

@@ -1,0 +1,115 @@
+"""A policy as StableHLO plays without podrl, and does what podrl's own does."""
+
+import json
+import subprocess
+import sys
+import zipfile
+
+import gymnasium
+import numpy as np
+import pytest
+
+import podrl
+from tests.api.short import train
+from tests.processes import LIMIT_S
+from tools import inspect_checkpoint
+
+pytest.importorskip("flatbuffers")
+
+# What docs/python.md shows. It runs where podrl cannot be imported.
+PLAYER = """
+import importlib.util, json, sys, zipfile
+import jax
+import numpy as np
+from jax import export
+
+assert importlib.util.find_spec("podrl") is None
+archive = zipfile.ZipFile(sys.argv[1])
+spec = json.loads(archive.read("policy.json"))
+start, act = (export.deserialize(bytearray(archive.read(name))) for name in ("start", "act"))
+data = np.load(sys.argv[2])
+size = data["observation"].shape[1]
+carry = start.call(np.int32(1), np.arange(size, dtype=np.uint32))
+actions = []
+for observation, first in zip(data["observation"], data["first"]):
+    action, carry = act.call(observation, np.zeros(size, np.float32), first, carry)
+    actions.append(np.asarray(action))
+actions = np.stack(actions)
+units = spec["action"]
+if "center" in units:
+    moved = np.array(units["center"]) + np.array(units["half"]) * actions.astype(np.float64)
+    moved = np.clip(moved, units["low"], units["high"])
+    actions = moved.reshape(*actions.shape[:2], *units["space_shape"]).astype(units["space_dtype"])
+np.save(sys.argv[3], actions + units.get("start", 0))
+assert not [name for name in sys.modules if name.startswith(("podrl", "flax", "gymnasium"))]
+"""
+HIDE = """
+import sys
+
+sys.path[:] = [folder for folder in sys.path if "podrl" not in folder]
+sys.meta_path[:] = [finder for finder in sys.meta_path if "podrl" not in repr(finder)]
+"""
+RUNS = {
+    "lstm": {
+        **{"env__source": "gymnasium", "env__id": "CartPole-v1", "network__core": "lstm", "network__core_size": 8},
+        **{"network__last_action": True, "network__normalize_observations": True},
+    },
+    "continuous": {"env__source": "gymnasium", "env__id": "Pendulum-v1", "network__frame_stack": 2},
+}
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def run(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    train(folder / "run", **RUNS[request.param])
+    return folder / "run"
+
+
+@pytest.mark.parametrize("policy", ["greedy", "sampled"])
+def test_a_process_without_podrl_acts_alike(run, tmp_path, policy):
+    file = tmp_path / "policy.stablehlo"
+    facts = podrl.export_policy(run, file, policy=policy)
+    loaded = podrl.load_policy(run, policy=policy)
+    space = gymnasium.make(facts["env"]["id"]).observation_space
+    size, steps = 3, 6
+    rng = np.random.default_rng(5)
+    observation = rng.normal(size=(steps, size, *space.shape)).astype(np.float32)
+    first = rng.random((steps, size)) < 0.3
+    first[0] = True
+    loaded.reset(size)
+    expected = [loaded.act(seen, first=opens) for seen, opens in zip(observation, first, strict=True)]
+
+    np.savez(tmp_path / "seen.npz", observation=observation, first=first)
+    arguments = [file, tmp_path / "seen.npz", tmp_path / "actions.npy"]
+    env = {"PATH": "/usr/bin", "JAX_PLATFORMS": "cpu", "HOME": str(tmp_path)}
+    # -I: neither PYTHONPATH nor this folder; an installed podrl is hidden by a finder that refuses it.
+    (tmp_path / "player.py").write_text(HIDE + PLAYER)
+    ended = subprocess.run(
+        [sys.executable, "-I", str(tmp_path / "player.py"), *map(str, arguments)],
+        **{"env": env, "cwd": tmp_path, "capture_output": True, "text": True, "timeout": LIMIT_S},
+    )
+    assert ended.returncode == 0, ended.stderr
+    np.testing.assert_allclose(np.load(tmp_path / "actions.npy"), np.stack(expected), rtol=1e-5, atol=1e-6)
+    assert len(np.unique(np.stack(expected))) > 1
+
+
+def test_the_file_says_what_it_is_and_is_written_once(run, tmp_path, capsys):
+    file = tmp_path / "policy.stablehlo"
+    assert inspect_checkpoint.main(["inspect_checkpoint.py", "--workdir", str(run), "--export", str(file)]) == 0
+    assert "Wrote the greedy policy of checkpoint 4" in capsys.readouterr().out
+    with zipfile.ZipFile(file) as archive:
+        facts = json.loads(archive.read("policy.json"))
+        assert sorted(archive.namelist()) == ["act", "policy.json", "start"]
+    assert facts["format"] == 1
+    assert facts["platforms"] == ["cpu", "cuda", "tpu"]
+    assert facts["num_envs"] is None
+    assert facts["podrl"]
+    assert facts["update"] == 4
+    assert facts["observation"]["dtype"] == "float32"
+    again = tmp_path / "again.stablehlo"
+    podrl.export_policy(run, again)
+    assert again.read_bytes() == file.read_bytes()
+    with pytest.raises(podrl.ConfigError, match="is there already"):
+        podrl.export_policy(run, again)
+    with pytest.raises(podrl.ConfigError, match=r"expected .npz, .safetensors or .stablehlo"):
+        podrl.export_policy(run, tmp_path / "policy.onnx")
