@@ -1,0 +1,1 @@
+"""The bodies of the commands in `tools/`: each reads its flags and calls one room."""
