@@ -20,6 +20,7 @@ from podrl.loops.services import Instruments, open_evaluator, open_reporter, pre
 from podrl.runs.checkpoint import Checkpointer
 from podrl.runs.checkpointing import make_checkpointer
 from podrl.runs.folder_guard import FolderGuard
+from podrl.runs.run_id import find_run_id, make_run_id
 from podrl.runs.seed_folders import seed_folder
 from podrl.runs.start_notes import note_start
 from podrl.runs.workdir import write_facts
@@ -123,6 +124,7 @@ def open_seeds(
         own = {**manifest, "seed": alone.config.seed}
         reporter = None
         if job.process_index == 0:
+            own["run_id"] = find_run_id(place.folder) or make_run_id()
             _note(alone, place, start, own, tells=not seeds)
             opened = open_reporter(
                 *(alone, place.folder, start, instruments._replace(display=display), place.guard),

@@ -18,7 +18,12 @@ from podrl.config.config_dict import differences
 from podrl.runs.records import Record
 
 CHAIN, PARAMS, BATCH = "fingerprint", "fingerprint/params", "fingerprint/batch"
-_PER_START = ("argv", "started", "hosts")  # Keys of a manifest that differ at every start and explain nothing.
+_PER_START = (
+    "argv",
+    "started",
+    "hosts",
+    "run_id",
+)  # Keys of a manifest that differ at every start and explain nothing.
 _SOFTWARE = ("commit", "python", "versions", "xla_flags")
 _MOST_ITEMS = 4  # Most items of a list that are shown.
 

@@ -1,0 +1,1 @@
+"""What sweeps of the configs beside this folder vary, one file each."""

@@ -1,0 +1,122 @@
+"""Searches a space of config values with Optuna: trials, pruning, best configs, pictures. See `--help`."""
+
+import argparse
+import logging as standard_logging
+from pathlib import Path
+
+from absl import flags as absl_flags
+from absl import logging
+
+from podrl.config.commandline import Parser
+from podrl.config.config import check
+from podrl.config.paths import absolute, absolute_workdir
+from podrl.config.ranges import LONGEST_S, check_flag
+from podrl.runtime.tool import check_known, run_tool
+
+USAGE = """%(prog)s --config configs/impala_catch.py --workdir runs/sweep [--space FILE.py] [--trials 20]
+                [--config.x.y=...] [--objective episode/return] [--direction maximize] [-- launcher's flags]
+
+Runs trials of a config whose values a file's sample(trial) suggests, prunes what falls behind, and writes trials.csv,
+best-1.py, history.png and importance.png into the folder. The same command goes on where it was stopped or killed, and
+may run several times at once. docs/sweeps.md has an example."""
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Parses `argv`, whose first entry is the program's name.
+
+    Returns:
+        The flags, and the overrides of the config.
+
+    Raises:
+        ConfigError: on an unknown flag or value.
+        SystemExit: with code 0 after showing `--help`.
+    """
+    place = argv.index("--") if "--" in argv else len(argv)
+    parser = Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
+    parser.add_argument("--config", required=True, help="config file")
+    parser.add_argument("--workdir", required=True, help="folder of the sweep, on this machine")
+    parser.add_argument("--space", help="file with sample(trial) (spaces/NAME.py beside the config)")
+    parser.add_argument("--trials", type=int, default=20, metavar="N", help="trials in all, of all conductors (20)")
+    parser.add_argument("--objective", help="metric (episode/return; evaluate/return of runs from a data set)")
+    parser.add_argument("--direction", choices=("maximize", "minimize"), default="maximize", help="(maximize)")
+    parser.add_argument("--last_rows", type=int, default=5, metavar="N", help="rows whose mean is a trial's value (5)")
+    parser.add_argument("--prune_by", choices=("learner_steps", "env_steps"), default="learner_steps")
+    parser.add_argument("--report_every", type=int, metavar="N", help="of --prune_by (a twentieth of the run)")
+    parser.add_argument("--storage", help="Optuna's: URL of a database, or path of a journal (study.db in the folder)")
+    parser.add_argument("--study", help="name in that storage (the folder's)")
+    parser.add_argument("--silence_s", type=float, default=1800.0, help="how long a run may say nothing (1800)")
+    parser.add_argument("--report_only", action="store_true", help="write the report of what there is; run nothing")
+    flags, rest = parser.parse_known_args(argv[1:place])
+    check_known(rest, "--config.")
+    for argument in rest:
+        check("=" in argument, f"{argument} needs a value: {argument}=VALUE.")
+    flags.workdir, flags.launch = absolute_workdir(flags.workdir), tuple(argv[place + 1 :])
+    check("://" not in flags.workdir, f"--workdir={flags.workdir}: a sweep's folder is on this machine or shared.")
+    check_flag("trials", flags.trials, 1, 10**6)
+    check_flag("last_rows", flags.last_rows, 1, 10**6)
+    check_flag("report_every", flags.report_every, 1, 10**15)
+    check_flag("silence_s", flags.silence_s, 0.001, LONGEST_S)
+    return flags, rest
+
+
+def run(argv: list[str]) -> int:
+    """Does what the command line asks for, and returns the exit code."""
+    flags, rest = parse(argv)
+    from podrl.launch.signals import StopSignals
+    from podrl.studies.sweep import Conductor, Sweep, open_study  # Imports JAX.
+    from podrl.studies.sweep_report import write_report
+    from podrl.studies.sweep_space import default_space, load_space
+    from podrl.telemetry.plotting import make_figure
+
+    space = load_space(flags.space or default_space(flags.config), flags.config, rest)
+    make_figure(1, 1)  # Matplotlib may be missing; better now than after hours.
+    space.check()
+    base = space.put_together({})
+    length = base.num_updates if flags.prune_by == "learner_steps" else base.total_env_steps
+    sweep = Sweep(
+        config=absolute(flags.config),
+        overrides=dict(argument.removeprefix("--config.").split("=", 1) for argument in rest),
+        objective=flags.objective or ("evaluate/return" if base.is_offline else "episode/return"),
+        direction=flags.direction,
+        last_rows=flags.last_rows,
+        prune_by=flags.prune_by,
+        report_every=flags.report_every or max(1, length // 20),
+    )
+    folder = Path(flags.workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    study = open_study(sweep, space, folder, flags.storage, flags.study or folder.name)
+    if flags.report_only:
+        write_report(study, sweep, folder)
+        return 0
+    with StopSignals() as stop:
+        conductor = Conductor(
+            sweep=sweep,
+            space=space,
+            folder=folder,
+            study=study,
+            trials=flags.trials,
+            silence_s=flags.silence_s,
+            launch_flags=flags.launch,
+            stop=stop,
+        )
+        code = conductor.run()
+    if code is not None:
+        logging.info("Stopped. The same command goes on.")
+        return code
+    write_report(study, sweep, folder)
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line and returns the exit code.
+
+    0: no trial is left to this conductor; 2: a mistake in the command, the config or the space, and nothing was
+    started; 75 and 130: told to stop, and the same command goes on.
+    """
+    if not absl_flags.FLAGS.is_parsed():
+        absl_flags.FLAGS.mark_as_parsed()
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    formatter = standard_logging.Formatter("[sweep %(asctime)s] %(message)s", datefmt="%H:%M:%S")
+    logging.get_absl_handler().setFormatter(formatter)
+    return run_tool("sweep", lambda: run(argv), farewell="interrupted; the same command goes on.")

@@ -1,0 +1,1 @@
+"""How a run goes to a tracker: what is read from its folder, and a module for each tracker."""

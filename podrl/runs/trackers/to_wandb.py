@@ -1,0 +1,95 @@
+"""Runs in W&B: on its server, or offline (`WANDB_MODE=offline`), in folders that `wandb sync` takes there.
+
+The server says how far it got in the run's summary. Offline each export is one folder `offline-run-TIME-ID`; the next
+export adds a folder with what is new. One that is complete has a note with the marks; one without was interrupted, and
+is deleted, as the next export has all of it again.
+"""
+
+from collections.abc import Sequence
+import json
+from pathlib import Path
+import shutil
+from typing import Any
+
+from etils import epath
+
+from podrl.config.config import ConfigError
+from podrl.runs.run_files import write_json
+from podrl.runs.trackers.items import Item, TrackedRun, read_marks
+
+_NOTE = "podrl.json"
+_UPDATES = "updates"  # The axis of runs from a data set; not a mark, as it is in items of all kinds.
+
+
+def open_run(run: TrackedRun, project: str) -> "WandbRun":
+    """Resumes the run of this id in W&B, or creates it.
+
+    Raises:
+        ConfigError: If W&B refuses, as without a login.
+    """
+    import wandb
+
+    try:
+        return WandbRun(run, project)
+    except wandb.errors.Error as error:
+        text = " ".join(str(error).split())
+        raise ConfigError(f"W&B: {text} Log in by `wandb login`, or export offline: WANDB_MODE=offline.") from error
+
+
+class WandbRun:
+    """A run in W&B, with env steps on the horizontal axis of its curves."""
+
+    def __init__(self, run: TrackedRun, project: str) -> None:
+        """Resumes the run or creates it, and brings its config up to date."""
+        import wandb
+
+        settings = wandb.Settings(console="off", silent=True, x_disable_stats=True, save_code=False)
+        self._wandb: Any = wandb
+        self._run = wandb.init(
+            project=project,
+            id=run.run_id,
+            name=run.title,
+            group=str(run.config["name"]),
+            resume="allow",
+            settings=settings,
+        )
+        self._run.config.update({**run.config, "folder": run.folder}, allow_val_change=True)
+        self._axis = "env_steps" if run.axis == "env_steps" else _UPDATES
+        self._run.define_metric(self._axis)
+        self._run.define_metric("*", step_metric=self._axis)
+        self._session = Path(self._run.dir).parent if self._run.offline else None
+        self._count = 0
+        self.marks = read_marks(dict(self._run.summary))
+        if self._session is not None:
+            note = _take_up(self._session)
+            self._count, self.marks = note["count"], note["marks"]
+
+    def write(self, items: Sequence[Item]) -> None:
+        """Adds items, one step of W&B's for each."""
+        for item in items:
+            values: dict[str, Any] = dict(item.values)
+            if self._axis == _UPDATES:
+                values[_UPDATES] = item.mark
+            if item.file is not None:
+                kind = self._wandb.Image if item.file.suffix == ".png" else self._wandb.Video
+                values[f"media/{item.file.name}"] = kind(str(item.file))
+            self._run.log(values, step=self._count if self._session else None)
+            self._count += 1
+
+    def close(self, *, finished: bool) -> None:
+        """Waits until W&B has all items."""
+        self._run.finish()
+        if self._session is not None:
+            write_json(epath.Path(self._session) / _NOTE, {"count": self._count, "marks": self.marks})
+
+
+def _take_up(session: Path) -> dict[str, Any]:
+    """Returns the note of the newest complete export before this one, and deletes what an interrupted one has left."""
+    newest: dict[str, Any] = {"count": 0, "marks": {}}
+    run_id = session.name.rpartition("-")[2]
+    for other in sorted(session.parent.glob(f"offline-run-*-{run_id}")):
+        if (other / _NOTE).exists():
+            newest = json.loads((other / _NOTE).read_text())
+        elif other != session:
+            shutil.rmtree(other)
+    return newest

@@ -1,0 +1,267 @@
+"""Conducts a sweep: asks Optuna for trials, runs each as a job of its own, and tells Optuna what came of it.
+
+The storage knows the trials, and `trials/0007/` is the run of one. Conductors that share a storage work side by side.
+One that runs a trial holds a lock in its folder, which ends with the conductor however that ends: a trial that is under
+way, and whose lock is free, was left by a conductor that was killed, and the next one resumes it.
+"""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import dataclasses
+import fcntl
+import os
+from pathlib import Path
+import sys
+import time
+from typing import Any
+
+from absl import logging
+import numpy as np
+
+from podrl.config.config import ConfigError, check
+from podrl.launch.signals import StopSignals
+from podrl.mistakes import shorten
+from podrl.runs.new_rows import NewRows
+from podrl.runs.records import Rows
+from podrl.runtime.stop_signals import INTERRUPTED
+from podrl.studies.execution import LOG
+from podrl.studies.feasibility import as_arguments
+from podrl.studies.job import RunCommand, RunEnd, run_job
+from podrl.studies.places import LAUNCHER
+from podrl.studies.sweep_space import Space
+from podrl.telemetry.metrics_file import is_number
+
+_ATTEMPTS = 3  # Times that a run is resumed within one sitting after it was killed from outside.
+_ASKING_S = 60.0  # After so long a trial without values was left by a conductor that was killed while it asked.
+_QUIET = {"log.tensorboard": "False"}  # The rows say the same.
+UNITS = ("learner_steps", "env_steps")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What a sweep is to find out, the same for all its conductors; plain values.
+
+    Attributes:
+        config: The config's file, from the root.
+        overrides: Overrides of all trials, by key.
+        objective: The metric.
+        direction: `maximize` or `minimize`.
+        last_rows: Number of last rows whose mean is a trial's value.
+        prune_by: What counts a trial's progress, one of `UNITS`.
+        report_every: How often the pruner hears of a trial, in that unit.
+    """
+
+    config: str
+    overrides: Mapping[str, str]
+    objective: str
+    direction: str
+    last_rows: int
+    prune_by: str
+    report_every: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conductor:
+    """One process that conducts a sweep.
+
+    Attributes:
+        sweep: What it is to find out.
+        space: What it varies.
+        folder: Its folder.
+        study: Optuna's study.
+        trials: Number of trials, over all conductors.
+        silence_s: How long a run may say nothing before it has failed.
+        launch_flags: Flags of the launcher for each run.
+        stop: The signals to this process.
+    """
+
+    sweep: Sweep
+    space: Space
+    folder: Path
+    study: Any
+    trials: int
+    silence_s: float
+    launch_flags: tuple[str, ...]
+    stop: StopSignals
+
+    def run(self) -> int | None:
+        """Runs what is left; returns the exit code of a conductor that was told to stop, else None."""
+        while self.stop.first is None:
+            with contextlib.ExitStack() as stack:
+                trial = self._claim(stack)
+                if trial is None:
+                    return None
+                self._run(trial)
+        return self.stop.exit_code or INTERRUPTED
+
+    def _claim(self, stack: contextlib.ExitStack) -> Any:
+        """Returns a trial that was left, or a new one, whose lock the stack releases; None if there is none."""
+        from optuna.trial import Trial, TrialState
+
+        with _locked(self.folder / "sweep.lock"):
+            known = self.study.get_trials(deepcopy=False)
+            for left in [each for each in known if each.state == TrialState.RUNNING]:
+                if left.user_attrs.get("folder") == str(self.folder):
+                    if _holds(stack, trial_folder(self.folder, left.number) / ".conductor"):
+                        return Trial(self.study, left._trial_id)
+                elif "values" not in left.user_attrs and time.time() - left.datetime_start.timestamp() > _ASKING_S:
+                    self.study.tell(left.number, state=TrialState.FAIL)
+            counted = [each for each in known if "values" in each.user_attrs]
+            if len(counted) >= self.trials:
+                return None
+            trial = self.study.ask()
+            _holds(stack, trial_folder(self.folder, trial.number) / ".conductor")
+            trial.set_user_attr("folder", str(self.folder))
+            trial.set_user_attr("values", self.space.draw(trial))
+            return trial
+
+    def _run(self, trial: Any) -> None:
+        """Runs a trial to its end, or to where it is pruned, and tells the study; a stop leaves it as it is."""
+        from optuna.trial import TrialState
+
+        values: dict[str, str] = trial.user_attrs["values"]
+        shown = ", ".join(f"{key}={value}" for key, value in values.items())
+        logging.info("Trial %d of %d: %s", trial.number, self.trials, shown)
+        try:
+            self.space.put_together(values)
+        except ConfigError as error:
+            self._fail(trial, str(error))
+            return
+        watch = Watch(trial, self.sweep, self.folder)
+        ending = self._run_job(trial, values, watch)
+        watch()
+        if self.stop.first is not None and ending.code != 0:
+            logging.info("Trial %d is half-done; the same command resumes it.", trial.number)
+        elif ending.code == 0:
+            self._complete(trial)
+        elif ending.had_enough:
+            self.study.tell(trial, state=TrialState.PRUNED)
+            logging.info("Trial %d: pruned at %s %s", trial.number, f"{watch.step:,}", self.sweep.prune_by)
+        else:
+            self._fail(trial, f"exit code {ending.code}: {ending.text}")
+
+    def _run_job(self, trial: Any, values: Mapping[str, str], watch: "Watch") -> RunEnd:
+        folder = trial_folder(self.folder, trial.number)
+        settings = as_arguments({**_QUIET, **self.sweep.overrides, **values})
+        arguments = (f"--config={self.sweep.config}", *settings, f"--workdir={folder}")
+        command = RunCommand(command=(sys.executable, str(LAUNCHER), *self.launch_flags, *arguments))
+        for _ in range(_ATTEMPTS):
+            ending = run_job(command, folder / LOG, self.stop, has_enough=watch, silence_s=self.silence_s)
+            if ending.had_enough or not ending.was_cut or self.stop.first is not None:
+                break
+            logging.info("Trial %d was stopped from outside (exit code %d): resumes it.", trial.number, ending.code)
+        return ending
+
+    def _complete(self, trial: Any) -> None:
+        rows = Rows(trial_folder(self.folder, trial.number) / "metrics.jsonl").fields(self.sweep.objective)
+        found = [row[self.sweep.objective] for row in rows if is_number(row.get(self.sweep.objective))]
+        if not found:
+            self._fail(trial, f"no row has {self.sweep.objective}")
+            return
+        value = float(np.mean(found[-self.sweep.last_rows :]))
+        self.study.tell(trial, value)
+        logging.info("Trial %d: %s %.4g", trial.number, self.sweep.objective, value)
+
+    def _fail(self, trial: Any, reason: str) -> None:
+        from optuna.trial import TrialState
+
+        trial.set_user_attr("reason", reason)
+        self.study.tell(trial, state=TrialState.FAIL)
+        logging.warning("Trial %d failed: %s", trial.number, reason)
+
+
+class Watch:
+    """Reports the rows of a trial under way to the pruner; called often, and true from when it is to be pruned.
+
+    The steps that are reported are the same for all trials, multiples of `report_every`, so that they can be compared.
+
+    Attributes:
+        step: The newest step that was reported.
+    """
+
+    def __init__(self, trial: Any, sweep: Sweep, folder: Path) -> None:
+        """Starts where an earlier conductor of the trial ended."""
+        self._trial, self._sweep = trial, sweep
+        self._rows = NewRows(trial_folder(folder, trial.number) / "metrics.jsonl")
+        known = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        self.step, self._is_pruned = max(known, default=0), False
+
+    def __call__(self) -> bool:
+        """Returns whether the trial is to be pruned."""
+        step = self.step
+        for row in self._rows.read():
+            value, done = row.get(self._sweep.objective), row.get(self._sweep.prune_by, 0)
+            reached = done // self._sweep.report_every * self._sweep.report_every
+            if reached > self.step and is_number(value):
+                self.step = reached
+                self._trial.report(value, reached)
+        if self.step > step and not self._is_pruned:
+            self._is_pruned = self._trial.should_prune()
+        return self._is_pruned
+
+
+def trial_folder(folder: Path, number: int) -> Path:
+    """Returns the folder of a trial's run."""
+    return folder / "trials" / f"{number:04d}"
+
+
+def open_study(sweep: Sweep, space: Space, folder: Path, storage: str | None, name: str) -> Any:
+    """Makes Optuna's study, or opens it.
+
+    Args:
+        sweep: What it is to find out.
+        space: What it varies.
+        folder: Its folder.
+        storage: URL of a database, or path of a journal file; None for SQLite in the folder.
+        name: The study's name in the storage.
+
+    Raises:
+        ConfigError: If the storage cannot be opened, or has another sweep of this name; the message names what differs.
+    """
+    import optuna
+
+    place: Any = storage or f"sqlite:///{folder / 'study.db'}"
+    if place.startswith("sqlite:"):
+        place = optuna.storages.RDBStorage(place, engine_kwargs={"connect_args": {"timeout": 60}})
+    elif "://" not in place:
+        backend = optuna.storages.journal.JournalFileBackend(os.path.abspath(place))
+        place = optuna.storages.JournalStorage(backend)
+    warm_up = 5 * sweep.report_every
+    study = optuna.create_study(
+        storage=place,
+        study_name=name,
+        direction=sweep.direction,
+        sampler=space.make_sampler() if space.make_sampler else optuna.samplers.TPESampler(constant_liar=True),
+        pruner=space.make_pruner() if space.make_pruner else optuna.pruners.MedianPruner(5, warm_up),
+        load_if_exists=True,
+    )
+    now = dataclasses.asdict(sweep)
+    before = study.user_attrs.get("podrl")
+    if before is None:
+        check(not study.get_trials(deepcopy=False), f"The study {name!r} has trials of another program. Use --study.")
+        study.set_user_attr("podrl", now)
+        return study
+    changed = [f"{key} was {before.get(key)}, is {value}" for key, value in now.items() if before.get(key) != value]
+    check(not changed, f"The study {name!r} is another sweep: {shorten(changed)}. Choose another --workdir or --study.")
+    return study
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds a lock of this folder's conductors, after a wait."""
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _holds(stack: contextlib.ExitStack, path: Path) -> bool:
+    """Takes a lock until the stack is closed; returns whether no other process has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return False
+    stack.callback(file.close)
+    return True
