@@ -103,6 +103,10 @@ def test_a_command_that_starts_others_does_so_by_the_installed_podrl(program, tm
     for command in ("train --config", "env_worker --connect", "make_job_credentials --out"):
         assert f'"$python" -P -m podrl {command}' in script.stdout
     assert str(ROOT) not in script.stdout
+    slice_ = ("--tpu=x", "--zone=z", "--workdir=gs://bucket/run", "--dry_run")
+    refused = run(program, "train", "--config=impala_catch", *slice_, cwd=tmp_path)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "podrl: error: --tpu ships podrl's clone" in refused.stderr
 
 
 @SLOW

@@ -7,6 +7,11 @@ from podrl.config.user_modules import CONFIGS
 from podrl.mistakes import ConfigError, did_you_mean
 
 
+def is_own_config(path: str) -> bool:
+    """Whether `--config=path` names one of podrl's own configs."""
+    return path in {each.stem for each in _config_files(CONFIGS)}
+
+
 def find_config(path: str) -> Path:
     """Returns a config's file: the one at `path`, or podrl's own of that name.
 
