@@ -9,7 +9,7 @@ arXiv:1907.11180, for the discount. The ring and the learning rate are those of 
 
 import ml_collections
 
-from configs import common
+from podrl.configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -9,7 +9,7 @@ arXiv:1903.03176, for the size of the ring.
 
 import ml_collections
 
-from configs import common
+from podrl.configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:

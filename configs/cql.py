@@ -8,7 +8,7 @@ Source: Kumar et al. 2020, arXiv:2006.04779, appendix F.
 
 import ml_collections
 
-from configs import common
+from podrl.configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:

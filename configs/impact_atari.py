@@ -5,7 +5,7 @@ Environments, network and minibatches are those of `configs/impala_atari.py`. Th
 
 import ml_collections
 
-from configs import common
+from podrl.configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:

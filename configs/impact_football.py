@@ -6,7 +6,7 @@ empty goal, and sees 12 numbers computed from the minimap.
 
 import ml_collections
 
-from configs import common
+from podrl.configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:

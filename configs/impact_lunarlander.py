@@ -5,7 +5,7 @@ Environments, network and optimizer are those of `configs/impala_lunarlander.py`
 
 import ml_collections
 
-from configs import common
+from podrl.configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -7,7 +7,7 @@ Source: Kuettler et al. 2019 (TorchBeast), arXiv:1910.03552.
 
 import ml_collections
 
-from configs import impala_catch
+from podrl.configs import impala_catch
 
 
 def get_config() -> ml_collections.ConfigDict:

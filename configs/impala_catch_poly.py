@@ -10,7 +10,7 @@ Source: Küttler et al. 2019, arXiv:1910.03552.
 
 import ml_collections
 
-from configs import impala_catch
+from podrl.configs import impala_catch
 
 
 def get_config() -> ml_collections.ConfigDict:

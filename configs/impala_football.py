@@ -8,7 +8,7 @@ checkpoints on the way to the goal: `--config.env.id=gfootball/academy_empty_goa
 
 import ml_collections
 
-from configs import common
+from podrl.configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:

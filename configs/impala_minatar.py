@@ -6,7 +6,7 @@ policy converges to play that loses the ball after the sixth or seventh brick, s
 
 import ml_collections
 
-from configs import common
+from podrl.configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:

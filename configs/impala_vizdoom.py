@@ -5,7 +5,7 @@ The rewards are EnvPool's: 1 for a kill, less for damage taken; `env.options.rew
 
 import ml_collections
 
-from configs import common
+from podrl.configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -5,7 +5,7 @@ Source: Kostrikov et al. 2021, arXiv:2110.06169, section 5 and appendix B: expec
 
 import ml_collections
 
-from configs import common
+from podrl.configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -7,7 +7,7 @@ Source: Ma et al. 2022, arXiv:2210.07484; the numbers are those of their code, a
 
 import ml_collections
 
-from configs import common
+from podrl.configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -5,7 +5,7 @@ Hyper-parameters are PureJaxRL's; its 4 environments of 128 steps are 8 of 64 he
 
 import ml_collections
 
-from configs import common
+from podrl.configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -11,7 +11,7 @@ run reached 0.97 goals a match after 86,000 steps.
 
 import ml_collections
 
-from configs import common
+from podrl.configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -6,7 +6,7 @@ pixels as a vector; `--config.network.encoder=minatar` is the game's own convolu
 
 import ml_collections
 
-from configs import common
+from podrl.configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:

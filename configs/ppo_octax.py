@@ -7,7 +7,7 @@ game: `--config.env.id=brix`. The network gets the pixels of the last four frame
 
 import ml_collections
 
-from configs import common
+from podrl.configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:

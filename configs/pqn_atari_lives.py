@@ -8,7 +8,7 @@ Source: Gallici et al. 2024, arXiv:2407.04811, https://github.com/mttga/purejaxq
 
 import ml_collections
 
-from configs import pqn_atari
+from podrl.configs import pqn_atari
 
 
 def get_config() -> ml_collections.ConfigDict:

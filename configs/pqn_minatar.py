@@ -10,7 +10,7 @@ Source: Gallici et al. 2024, arXiv:2407.04811, https://github.com/mttga/purejaxq
 
 import ml_collections
 
-from configs import common
+from podrl.configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -9,7 +9,7 @@ Source: Espeholt et al. 2020, arXiv:1910.06591, and its code; Kapturowski et al.
 
 import ml_collections
 
-from configs import common
+from podrl.configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:

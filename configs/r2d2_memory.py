@@ -6,7 +6,7 @@ return of 0; `--config.agent.burn_in=0 --config.agent.length=32` without burn-in
 
 import ml_collections
 
-from configs import common
+from podrl.configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:

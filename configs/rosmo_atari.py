@@ -9,7 +9,7 @@ Source: Liu et al. 2023, arXiv:2210.05980, appendix: 64 channels and 6, 2 and 2 
 
 import ml_collections
 
-from configs import common
+from podrl.configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -7,7 +7,7 @@ Source: Liu et al. 2023, arXiv:2210.05980; see `configs/rosmo_catch.py` for what
 
 import ml_collections
 
-from configs import rosmo_catch
+from podrl.configs import rosmo_catch
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -10,7 +10,7 @@ the target network younger, since a run is so short.
 
 import ml_collections
 
-from configs import common
+from podrl.configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:

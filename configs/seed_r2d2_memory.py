@@ -9,7 +9,7 @@ Source: Espeholt et al. 2020, arXiv:1910.06591.
 
 import ml_collections
 
-from configs import r2d2_memory
+from podrl.configs import r2d2_memory
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -5,7 +5,7 @@ Source: Fujimoto & Gu 2021, arXiv:2106.06860, appendix C.
 
 import ml_collections
 
-from configs import common
+from podrl.configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -5,7 +5,7 @@ The bounds, the learning rate and PopArt are the paper's; environments and netwo
 
 import ml_collections
 
-from configs import common
+from podrl.configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -5,7 +5,7 @@ Batches, passes over them and returns are those of `configs/ppo_lunarlander.py`,
 
 import ml_collections
 
-from configs import common
+from podrl.configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:

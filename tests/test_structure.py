@@ -18,6 +18,7 @@ ROOMS = [
         "actions",
         "types",
         "config",
+        "configs",
         "mesh",
         "ops",
         "runtime",
@@ -49,7 +50,13 @@ ROOMS = [
 ]
 # What starts at once, or runs where no JAX is: launchers, processes that serve a run, tools over folders of runs.
 WITHOUT_JAX = [
-    *("podrl.config.commandline", "podrl.launch.start", "podrl.launch.worker", "podrl.runtime.machine"),
+    *(
+        "podrl.__main__",
+        "podrl.config.commandline",
+        "podrl.launch.start",
+        "podrl.launch.worker",
+        "podrl.runtime.machine",
+    ),
     *("podrl.runtime.job.coordinator_process", "podrl.runtime.job.detection", "podrl.envs.workers.worker"),
     *("podrl.runtime.job.worker_credentials", "podrl.experience.remote"),
     *("podrl.runtime.tool", "podrl.runs.comparison_report", "podrl.runs.progress", "podrl.studies.grid"),

@@ -20,9 +20,9 @@ from podrl.runtime.machine import jax_plugins, keep_freed_memory, require_determ
 from podrl.runtime.tables import make_console
 from podrl.runtime.tool import check_known, check_writable, contain, load_overridden, run_tool
 
-USAGE = f"""%(prog)s --config configs/impala_atari.py [--config.x.y=...] [--repeats 3] [--seconds 5] [--json FILE]
-       %(prog)s --config configs/impala_atari.py --memory [--json FILE]
-       %(prog)s --config configs/impala_atari.py --compare configs/impala_atari.py --other.topology.micro_batches=1
+USAGE = f"""%(prog)s --config impala_atari [--config.x.y=...] [--repeats 3] [--seconds 5] [--json FILE]
+       %(prog)s --config impala_atari --memory [--json FILE]
+       %(prog)s --config impala_atari --compare impala_atari --other.topology.micro_batches=1
 
 Measures environments, acting, learning and the whole run of a config, in env steps (the agent's decisions) and frames
 (the emulator's) per second, and in core-seconds per step. Or, with --compare, the whole runs of two configs in turns:
@@ -62,7 +62,7 @@ def parse(argv: list[str]) -> Command:
         SystemExit: with code 0 after showing `--help`.
     """
     parser = Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
-    parser.add_argument("--config", required=True, help="config file")
+    parser.add_argument("--config", required=True, help="config, by name or file")
     parser.add_argument("--smoke", action="store_true", help="shrink the config as in training")
     parser.add_argument("--repeats", type=int, default=3, help="of every stage, interleaved (3)")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each stage in each repeat, about (5)")

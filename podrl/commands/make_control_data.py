@@ -47,7 +47,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     check_flag("envs", flags.envs, 1, 1024)
     check_flag("episodes", flags.episodes, 1, 10**6)
     check_flag("max_episode_steps", flags.max_episode_steps, 0, 2**31, open=True)
-    flags.command = shlex.join(argv)
+    flags.command = f"{argv[0]} {shlex.join(argv[1:])}"
     return flags
 
 

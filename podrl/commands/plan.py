@@ -22,10 +22,10 @@ from podrl.runtime.jax_settings import check_jax_settings
 from podrl.runtime.tables import make_console, print_lines
 from podrl.runtime.tool import check_known, check_writable, load_overridden, run_tool
 
-USAGE = f"""%(prog)s --config configs/impala_atari.py --topology v5e:2x4 [--topology v5e:16x16 ...] [--config.x.y=...]
-       %(prog)s --config configs/impala_atari.py --topology h100:2x8 --price 2.5
-       %(prog)s --config configs/impala_catch.py --topology this [--check]
-       %(prog)s --config configs/impala_catch.py --measured FILE [--topology ...]
+USAGE = f"""%(prog)s --config impala_atari --topology v5e:2x4 [--topology v5e:16x16 ...] [--config.x.y=...]
+       %(prog)s --config impala_atari --topology h100:2x8 --price 2.5
+       %(prog)s --config impala_catch --topology this [--check]
+       %(prog)s --config impala_catch --measured FILE [--topology ...]
 
 Compiles the config's own acting step and update for a TPU slice, without a TPU, and says whether it fits, what binds,
 how fast it will be and how it scales. GPUs are counted and not compiled. `this` measures the run's stages on this
@@ -63,7 +63,7 @@ def parse(argv: Sequence[str]) -> Command:
         ConfigError: with one clear line.
     """
     parser = Parser(prog=argv[0], usage=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--config", required=True, help="a file of configs/; --config.x.y=... changes a key")
+    parser.add_argument("--config", required=True, help="config, by name or file; --config.x.y=... changes a key")
     parser.add_argument("--topology", action="append", default=[], help="v5e:16x16, v5p:4x4x4, h100:2x8, this, ...")
     parser.add_argument("--measured", type=absolute_path, metavar="FILE", help="what the benchmark wrote (--json)")
     parser.add_argument("--env_steps_per_vcpu", type=float, help="default: that of a core here, or of --measured's")

@@ -22,7 +22,7 @@ from podrl.studies.folder import Folder
 from podrl.studies.grid import PLACES, SCALINGS, SPLIT, Definition, Machines, Manner, make_axis, split_list
 from podrl.studies.places import default_devices, launch_flags
 
-USAGE = """%(prog)s --config configs/impala_catch.py --workdir runs/study --processes 1,2,4 --seconds 30
+USAGE = """%(prog)s --config impala_catch --workdir runs/study --processes 1,2,4 --seconds 30
           [--config.x.y=...] [--devices_per_process 1] [--axis KEY=V1,V2 ...] [--split A:L,A:L]
           [--scaling weak,strong] [--seeds 1,2,3] [--launch local|slurm|tpu ...] [--dry_run]
 
@@ -43,7 +43,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """
     parser = Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
     parser.add_argument("--workdir", required=True, help="folder of the study; gs://... for TPU slices")
-    parser.add_argument("--config", help="config file")
+    parser.add_argument("--config", help="config, by name or file")
     parser.add_argument("--processes", metavar="N,N,...", help="processes of the job (1); on SLURM a node each")
     parser.add_argument("--devices_per_process", metavar="D,D,...", help="virtual ones on CPU (1); GPUs")
     parser.add_argument("--axis", action="append", default=[], metavar="KEY=V,V", help="values of a config key")
@@ -89,7 +89,7 @@ def define(flags: argparse.Namespace, rest: list[str]) -> Definition:
     Raises:
         ConfigError: if a value is wrong, or flags contradict each other.
     """
-    check(flags.config is not None, "No config given. Add --config configs/impala_catch.py, or another file.")
+    check(flags.config is not None, "No config given. Add --config impala_catch, or a file of your own.")
     overrides = dict(argument.removeprefix("--config.").split("=", 1) for argument in rest)
     texts = list(flags.axis)
     if flags.split is not None:

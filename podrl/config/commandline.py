@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import functools
 import importlib.util
-from pathlib import Path
 import shutil
 import sys
 from typing import Any, NoReturn
@@ -15,6 +14,7 @@ import ml_collections
 
 from podrl.config import programs, user_modules
 from podrl.config.config import ConfigError, check, did_you_mean
+from podrl.config.config_files import find_config
 from podrl.config.key_facts import describe_values
 from podrl.config.overrides import list_values, override
 from podrl.config.paths import absolute_workdir
@@ -132,7 +132,7 @@ def parse_command_line(
             width = min(shutil.get_terminal_size().columns, _WIDEST_HELP)
             sys.stdout.write(KEYS.format(path=values.config) + describe_values(listed, agent_type(name), width))
         raise SystemExit(0)
-    check(values.config is not None, "No config given. Add --config configs/impala_atari.py, or another file.")
+    check(values.config is not None, "No config given. Add --config impala_atari, or a file of your own.")
     check_flag("join_timeout_s", values.join_timeout_s, 0.001, LONGEST_S)
     config = override(load_config(values.config), overrides)
     if values.smoke:
@@ -156,7 +156,9 @@ def parse_command_line(
 def _define_flags() -> flags.FlagValues:
     """Returns podrl's own flags, not yet parsed."""
     values = flags.FlagValues()
-    flags.DEFINE_string("config", None, "Config file, such as configs/impala_atari.py.", flag_values=values)
+    flags.DEFINE_string(
+        "config", None, "Config: the name of one of podrl's own, such as impala_atari, or a file.", flag_values=values
+    )
     flags.DEFINE_string("workdir", None, "Folder of a new run, or of one to resume.", flag_values=values)
     flags.DEFINE_bool("smoke", False, "Shrink the config so that it ends in seconds.", flag_values=values)
     flags.DEFINE_bool("profile", False, "Trace a few updates into WORKDIR/profile.", flag_values=values)
@@ -180,27 +182,20 @@ def _define_flags() -> flags.FlagValues:
 
 
 def load_config(path: str) -> ml_collections.ConfigDict:
-    """Runs the config file at `path` and returns the result of its `get_config()`.
+    """Runs a config file and returns the result of its `get_config()`.
+
+    Args:
+        path: the file, or the name of one of podrl's own configs, such as `impala_atari`.
 
     Raises:
         ConfigError: if there is no such file, or it fails; the message names the line.
     """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        nearby = _config_files(file.parent)
-        listing = f" In that folder: {', '.join(nearby)}." if nearby else ""
-        if file.is_dir():
-            inside = ", ".join(_config_files(file))
-            raise ConfigError(f"--config={path} is a folder. Give a file{f' in it: {inside}' if inside else ''}.")
-        place = "" if file.is_absolute() else f" in {Path.cwd()}"
-        if (shipped := user_modules.ROOT / file).is_file():
-            raise ConfigError(f"Config file {path} does not exist{place}. podrl's own is --config={shipped}.")
-        raise ConfigError(f"Config file {path} does not exist{place}{did_you_mean(path, nearby)}{listing}")
+    file = find_config(path)
     spec = importlib.util.spec_from_file_location(file.stem, file)
     check(spec is not None and spec.loader is not None, f"Config file {path} is not a Python file.")
     module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
     try:
-        with user_modules.configs_for(file):
+        with user_modules.configs_importable(file):
             spec.loader.exec_module(module)  # type: ignore[union-attr]
             config = module.get_config()
     except SyntaxError as error:
@@ -210,10 +205,6 @@ def load_config(path: str) -> ml_collections.ConfigDict:
         raise ConfigError(f"Config file {path} failed: {type(error).__name__}: {_one_line(error)}{whose}") from error
     check(isinstance(config, ml_collections.ConfigDict), f"get_config() in {path} must return a ConfigDict.")
     return config
-
-
-def _config_files(folder: Path) -> list[str]:
-    return sorted(str(path) for path in folder.glob("*.py") if path.stem not in ("common", "__init__"))
 
 
 def _parse_flags(values: flags.FlagValues, argv: list[str], more_flags: Iterable[str] = ()) -> None:

@@ -3,7 +3,9 @@
 Messages name commands in the form that their reader has typed, and launchers start them in the form that is there.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+import shlex
 import sys
 
 ROOT = Path(__file__).resolve().parents[2]  # The root of podrl's clone; of a wheel, the folder of installed packages.
@@ -25,6 +27,12 @@ def typed_command(command: str) -> str:
     """Returns a command as users type it: `python tools/evaluate.py` or `podrl evaluate`."""
     program = program_of(command)
     return f"python {program}" if program.endswith(".py") else program
+
+
+def shell_command(argv: Sequence[str]) -> str:
+    """Returns a command line as a shell takes it; its first entry is the program's name, such as `podrl study`."""
+    python = "python " if argv[0].endswith(".py") else ""
+    return f"{python}{argv[0]} {shlex.join(argv[1:])}"
 
 
 def start_arguments(command: str) -> tuple[str, ...]:

@@ -6,14 +6,19 @@ and they come first even where a user has a module `evaluate` or a package `conf
 
 from collections.abc import Iterable, Iterator
 import contextlib
+from importlib.machinery import ModuleSpec, PathFinder
+import importlib.util
 import os
 from pathlib import Path
 import sys
 from types import ModuleType
+from typing import Any
 
 from podrl.config.programs import ROOT, is_clone
 
-_CONFIGS = ROOT / "configs"
+# podrl's own configs, the package `podrl.configs`.
+CONFIGS = ROOT / ("configs" if is_clone() else "podrl/configs")
+_OLD_NAME = "configs"
 # Holds folders as PYTHONPATH does, which would hide Python's own modules.
 _CONFIG_FOLDERS = "PODRL_CONFIG_FOLDERS"
 
@@ -42,7 +47,7 @@ def add_working_folder() -> None:
 
 def _add_folder(folder: str) -> None:
     if folder not in sys.path:
-        sys.path.insert(len(sys.path) - (sys.path[-1:] == [str(ROOT)]), folder)
+        sys.path.insert(len(sys.path) - (is_clone() and sys.path[-1:] == [str(ROOT)]), folder)
 
 
 def _remember_config_folder(file: Path) -> None:
@@ -61,29 +66,39 @@ def folders_of(package: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def configs_for(file: Path) -> Iterator[None]:
+def configs_importable(file: Path) -> Iterator[None]:
     """Sets up the module paths in which a config file runs.
 
-    In podrl's own config files `configs` is podrl's package; in a user's it is the user's, if there is one. podrl's
-    package does not stay imported, so that it does not take the place of a user's later. The folder of a user's file
-    stays on Python's path, with the modules that the config names, also in the processes that this one starts.
+    The name `configs` means the user's package of that name, and podrl's own if there is none. podrl's does not stay
+    imported, so that it does not take the place of a user's later. The folder of a user's file stays on Python's path,
+    with the modules that the config names, also in the processes that this one starts.
     """
     before = _imported()
-    is_own = file.resolve().parent == _CONFIGS
-    if is_own:
-        sys.path.insert(0, str(ROOT))
-        _forget(name for name in before if not _is_own(name))
-    else:
+    if file.resolve().parent != CONFIGS:
         _remember_config_folder(file)
     add_working_folder()
+    finder = _ConfigsFinder()
+    sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
-        if is_own:
-            sys.path.remove(str(ROOT))
-        parent_goes = "configs" in sys.modules and "configs" not in before and _is_own("configs")
+        sys.meta_path.remove(finder)
+        parent_goes = _OLD_NAME in sys.modules and _OLD_NAME not in before and _is_own(_OLD_NAME)
         _forget(name for name in _imported() if name not in before and (parent_goes or _is_own(name)))
         sys.modules.update(before)
+
+
+class _ConfigsFinder:
+    """Finds `podrl.configs` by its old name, `configs`, where no package of a user's has that."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        """Returns how to import `configs`; None for all other modules."""
+        if name != _OLD_NAME:
+            return None
+        found = PathFinder.find_spec(name, None)
+        # A folder without `__init__.py` is none: podrl's package finds what is in it.
+        is_package = found is not None and found.origin is not None
+        return found if is_package else importlib.util.spec_from_file_location(name, CONFIGS / "__init__.py")
 
 
 def explain_import(error: BaseException) -> str:
@@ -96,12 +111,12 @@ def explain_import(error: BaseException) -> str:
 
 
 def _imported() -> dict[str, ModuleType]:
-    return {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "configs"}
+    return {name: module for name, module in sys.modules.items() if name.partition(".")[0] == _OLD_NAME}
 
 
 def _is_own(name: str) -> bool:
     file = getattr(sys.modules[name], "__file__", None)
-    return file is not None and Path(file).resolve().parent == _CONFIGS
+    return file is not None and Path(file).resolve().parent == CONFIGS
 
 
 def _forget(names: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import tarfile
 
 from podrl.config.config import ConfigError, check
+from podrl.config.config_files import is_own_config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ def shipped_path(path: str, tree: Tree) -> str:
 
 
 def ship_config(arguments: Sequence[str], tree: Tree) -> list[str]:
-    """Returns the arguments with the config file's path in the shipped tree.
+    """Returns the arguments with the config file's path in the shipped tree, which knows podrl's own by name.
 
     Raises:
         ConfigError: if the config file is not shipped.
@@ -76,8 +77,11 @@ def ship_config(arguments: Sequence[str], tree: Tree) -> list[str]:
     for position, argument in enumerate(found):
         name, is_set, value = argument.partition("=")
         if name.lstrip("-") == "config" and name.startswith("-"):
+            path = value if is_set else found[position + 1]
+            if is_own_config(path):
+                continue
             if is_set:
-                found[position] = f"{name}={shipped_path(value, tree)}"
+                found[position] = f"{name}={shipped_path(path, tree)}"
             else:
-                found[position + 1] = shipped_path(found[position + 1], tree)
+                found[position + 1] = shipped_path(path, tree)
     return found

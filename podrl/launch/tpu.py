@@ -12,7 +12,7 @@ import time
 from absl import logging
 
 from podrl.config.config import ConfigError, check
-from podrl.config.programs import ROOT
+from podrl.config.programs import ROOT, is_clone
 from podrl.launch import gcloud
 from podrl.launch.job_end import JobEnd
 from podrl.launch.members import Limits, Member, run_members
@@ -57,6 +57,11 @@ def launch_on_tpu(
         workdir is not None and workdir.startswith("gs://"),
         f"--workdir={workdir}: with --tpu it must be in a bucket, gs://BUCKET/FOLDER, which all workers see and which "
         "outlives them.",
+    )
+    check(
+        root != ROOT or is_clone(),
+        "--tpu ships podrl's clone to the slice, and here podrl is installed from a wheel. Run the same command in a "
+        "clone, or `podrl train` on every worker of the slice (docs/tpu.md).",
     )
     tree = pack_tree(root)
     arguments = ship_config(arguments, tree)

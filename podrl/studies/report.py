@@ -3,10 +3,10 @@
 import base64
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-import shlex
 from string import Template
 from typing import Any
 
+from podrl.config.programs import shell_command
 from podrl.studies.conclusions import caveats, conclude, with_interval
 from podrl.studies.folder import WORDS
 from podrl.studies.summary import PointSummary, RunRecord
@@ -52,7 +52,7 @@ $figures
 <h2>What was run</h2>
 <dl>$facts</dl>
 <h2>To reproduce it</h2>
-<p>From a checkout of podrl at that commit, with those versions:</p>
+<p>With podrl at that commit, or of that version, and with those libraries:</p>
 <pre>$command</pre>
 <p>The same command with the same folder goes on where a study was stopped, and does again only what is missing.</p>
 </body>
@@ -85,7 +85,7 @@ def make_page(
         files=escape("Every run, with all that was measured, is a row of {}; these points are in {}.".format(*files)),
         caveats=_wrap("li", notes),
         facts=_facts(manifest),
-        command=escape(shlex.join(["python", *starts[0]["argv"]])),
+        command=escape(shell_command(starts[0]["argv"])),
     )
 
 

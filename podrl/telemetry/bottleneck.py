@@ -38,7 +38,7 @@ def suggest_shorter(config: Config, row: Mapping[str, Any]) -> str | None:
     if left_s < _LONG_S:
         return None
     return (
-        f"At this rate the run takes {duration(left_s)} more. For a first look, --config configs/impala_catch.py is "
+        f"At this rate the run takes {duration(left_s)} more. For a first look, --config impala_catch is "
         f"done in about twenty seconds; --config.{key} shortens this one."
     )
 

@@ -88,6 +88,23 @@ def test_a_missing_config_lists_what_there_is(capsys):
     assert "impala_atari.py" in line
 
 
+def test_podrls_own_configs_are_known_by_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert commandline.load_config("impala_catch").name == "impala_catch"
+    line = errors_of(capsys, "--config", "impala_ctch")
+    assert (
+        f"no config 'impala_ctch', neither a file in {tmp_path} nor one of podrl's own; did you mean 'impala_catc"
+        in line
+    )
+    assert "'impala_catch' or 'impala_" in line
+
+
+def test_a_folder_in_the_working_folder_does_not_hide_podrls_own_config_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "impala_catch").mkdir()
+    assert commandline.load_config("impala_catch").env.id == "Catch-v0"
+
+
 def test_a_folder_is_no_config(capsys):
     line = errors_of(capsys, "--config", str(ROOT / "configs"))
     assert "configs is a folder. Give a file in it: " in line
@@ -95,7 +112,7 @@ def test_a_folder_is_no_config(capsys):
 
 
 def test_no_config_at_all(capsys):
-    assert "Add --config configs/impala_atari.py" in errors_of(capsys)
+    assert "Add --config impala_atari, or" in errors_of(capsys)
 
 
 def test_a_syntax_error_names_file_and_line(capsys, tmp_path):
@@ -289,19 +306,17 @@ def test_a_config_named_from_another_folder_is_answered_with_where_it_was_looked
     monkeypatch.chdir(tmp_path)
     line = errors_of(capsys, "--config=configs/impala_catch.py")
     assert line.endswith(
-        f"Config file configs/impala_catch.py does not exist in {tmp_path}. podrl's own is --config={CATCH}."
+        f"Config file configs/impala_catch.py does not exist in {tmp_path}. podrl's own is --config=impala_catch."
     )
     assert f"mine.py does not exist in {tmp_path}" in errors_of(capsys, "--config=mine.py")
     assert f"Config file {tmp_path}/mine.py does not exist" in errors_of(capsys, f"--config={tmp_path}/mine.py")
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
-@pytest.mark.parametrize(
-    "module", ["podrl", "podrl.train", "podrl.evaluation.play", "podrl.performance.benchmark.measure"]
-)
+@pytest.mark.parametrize("module", ["podrl.train", "podrl.evaluation.play", "podrl.performance.benchmark.measure"])
 def test_a_module_that_looks_like_a_command_says_what_to_run(module, capsys):
     with pytest.raises(SystemExit) as ending:
-        runpy.run_module(module if "." in module else f"{module}.__main__", run_name="__main__")
+        runpy.run_module(module, run_name="__main__")
     assert ending.value.code == 2
     err = capsys.readouterr().err
-    assert re.fullmatch(rf"podrl: error: python -m {module} is no command\. In .*: python tools/\w+\.py --.*\n", err)
+    assert re.fullmatch(rf"podrl: error: python -m {module} is no command\. Run: python tools/\w+\.py --.*\n", err)

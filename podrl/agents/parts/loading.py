@@ -126,7 +126,7 @@ def _check_keys(name: str, section: Mapping[Any, Any]) -> None:
     foreign = [key for key, value in section.items() if key not in own and value != {}]
     others = sorted(agent_names(), key=lambda other: -len(_keys(other).intersection(foreign)))  # The likeliest first.
     owners = {key: next((other for other in others if key in _keys(other)), None) for key in foreign}
-    example = f", such as configs/{name}_catch.py," if name in agent_names() else ""
+    example = f", such as {name}_catch," if name in agent_names() else ""
     instead = f"Start from a config of its own{example or ','} instead of changing agent.name."
     for key, owner in owners.items():
         if owner and not _is_typed(section[key]):

@@ -11,9 +11,9 @@ from podrl.config.paths import absolute_path
 from podrl.config.ranges import LONGEST_S, SIZE, check_flag
 from podrl.runtime.tool import check_known, check_writable, load_overridden, parse_numbers
 
-_USAGE = """%(prog)s --config configs/impala_atari.py [--config.x.y=...] [--measure] [--json FILE]
-       %(prog)s --config configs/impala_atari.py --measurements FILE [--hosts 1,16,256] [--slow_host 2]
-       %(prog)s --config configs/impala_atari.py --check 1,2,4
+_USAGE = """%(prog)s --config impala_atari [--config.x.y=...] [--measure] [--json FILE]
+       %(prog)s --config impala_atari --measurements FILE [--hosts 1,16,256] [--slow_host 2]
+       %(prog)s --config impala_atari --check 1,2,4
 
 Measures what one host does for a job of this config, on this machine, and simulates jobs of ever more such hosts, each
 with the environments of the config: their speed, lag and idle time, what one slow host costs, what longer unrolls and
