@@ -4,7 +4,6 @@ If the folder holds a run of the same config, that run is resumed.
 """
 
 from collections.abc import Mapping, Sequence
-import importlib.metadata
 import os
 import platform
 import secrets
@@ -24,7 +23,7 @@ from podrl.runs.records import REPAIR, read_json, read_manifests
 from podrl.runs.run_files import START_ANEW, check_rights, find_remains, holds_run, write_json
 from podrl.runs.seed_folders import check_seed_folders
 from podrl.runtime.machine import available_cores
-from podrl.runtime.software import LIBRARIES, find_commit
+from podrl.runtime.software import find_commit, find_versions
 
 
 def make_workdir(
@@ -151,7 +150,7 @@ def make_manifest(
         "seed": config.seed,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "commit": find_commit(),
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "versions": find_versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "hosts": list(hosts),
