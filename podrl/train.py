@@ -164,8 +164,9 @@ def train(
         begin = starts[0].counters if starts[0] else Counters()
         assembly = resume_at(assembly, begin)
         profiler.last_update = last_update(assembly.config, begin)
-        manifest = make_manifest(assembly.config, assembly.topology, argv, job.hosts, data_hash=data_hash)
-        manifest |= weights.record
+        hardware = (assembly.config, assembly.topology, argv, job.hosts)
+        manifest = {**make_manifest(*hardware, data_hash=data_hash), **weights.record}
+        checks = [each.check_save for each in checkpointers]
         stop, vote = make_stop(job, assembly.topology.learner, stop_code)
         seeds = open_seeds(
             *(stack, assembly, whole, places),
@@ -174,9 +175,7 @@ def train(
             instruments=instruments,
             manifest=manifest,
             recorded=recorded._replace(is_known=whole.resumes or start_anew),
-            hooks=make_hooks(
-                instruments, checks=(*(each.check_save for each in checkpointers), vote), begin=weights.put
-            ),
+            hooks=make_hooks(instruments, checks=(*checks, vote), begin=weights.put),
             services=Services(stop=stop, ledger=ledger, watchdog=watchdog, annotate=profiler.annotate),
             job=job,
         )

@@ -37,7 +37,7 @@ def find_own(env_id: str) -> Callable[..., Any] | None:
     return creator
 
 
-def make_own(env_id: str, creator: Callable[..., Any], arguments: Mapping[str, Any]) -> tuple[Any, Any]:
+def make_own_env(env_id: str, creator: Callable[..., Any], arguments: Mapping[str, Any]) -> tuple[Any, Any]:
     """Returns an environment and its parameters, with values of their own.
 
     Raises:

@@ -1,7 +1,6 @@
 """Gymnax: MinAtar, bsuite and classic control as JAX programs: `pip install -e '.[gymnax]'`.
 
 They step inside the compiled program (`topology.placement='anakin'`), and on the host's CPU like any other source.
-`env.id` is Gymnax's, or `my_package.my_env:MyEnv`, an environment of its interface.
 
 Facts about Gymnax, checked on 1.0.1:
 
@@ -30,7 +29,7 @@ from jax import numpy as jnp
 from podrl.actions import ActionSpace, ContinuousActions, DiscreteActions
 from podrl.config.config import ConfigError, EnvConfig, check, check_not_a_setting, did_you_mean
 from podrl.envs.options import checked_option
-from podrl.envs.pools.gymnax_own import find_own, make_own
+from podrl.envs.pools.gymnax_own import find_own, make_own_env
 from podrl.envs.pools.in_graph import DevicePool, Transition, make_many
 from podrl.envs.source import EvaluationProtocol, JaxEnvironment, Source, option_facts
 from podrl.types import EnvSpec, PyTree
@@ -206,7 +205,8 @@ def _make_of_gymnax(config: EnvConfig, arguments: Mapping[str, Any]) -> tuple[An
     """Makes Gymnax's environment and its parameters, which may download data; or the user's own."""
     creator = find_own(config.id)
     try:
-        return make_own(config.id, creator, arguments) if creator else cast(Any, gymnax.make(config.id, **arguments))
+        made = make_own_env(config.id, creator, arguments) if creator else gymnax.make(config.id, **arguments)
+        return cast(tuple[Any, Any], made)
     except OSError as error:
         raise ConfigError(f"env.id={config.id!r} cannot be made: Gymnax could not fetch its data ({error}).") from None
 
