@@ -143,9 +143,8 @@ def train(
     recorded = RecordFolder(absolute_path(config.record.path), is_known=start_anew or holds_run(epath.Path(place)))
     assembly = assemble_job(config, job, on_stall)
     check_recording(assembly, recorded, os.path.basename(place), job)
-    weights = find_weights(
-        init_from, place, assembly.state_shape, job, num_seeds=config.topology.seeds, start_anew=start_anew
-    )
+    anew, num_seeds = start_anew or not workdir, config.topology.seeds
+    weights = find_weights(init_from, place, assembly.state_shape, job, num_seeds=num_seeds, start_anew=anew)
     # Hosts may differ in how long they take to restore; one that is lost meanwhile is missed at once.
     share = functools.partial(job.exchange, "state of the run", timeout_s=max(config.patience_s, config.watchdog_s))
     with contextlib.ExitStack() as stack:
