@@ -142,9 +142,8 @@ def train(
     recorded = RecordFolder(absolute_path(config.record.path), is_known=start_anew or holds_run(epath.Path(place)))
     assembly = assemble_job(config, job, on_stall)
     check_recording(assembly, recorded, os.path.basename(place), job)
-    weights = find_weights(
-        init_from, place, assembly.state_shape, job, num_seeds=config.topology.seeds, start_anew=start_anew
-    )
+    anew, num_seeds = start_anew or not workdir, config.topology.seeds
+    weights = find_weights(init_from, place, assembly.state_shape, job, num_seeds=num_seeds, start_anew=anew)
     # Hosts may differ in how long they take to restore; one that is lost meanwhile is missed at once.
     share = functools.partial(job.exchange, "state of the run", timeout_s=max(config.patience_s, config.watchdog_s))
     with contextlib.ExitStack() as stack:
@@ -163,8 +162,9 @@ def train(
         begin = starts[0].counters if starts[0] else Counters()
         assembly = resume_at(assembly, begin)
         profiler.last_update = last_update(assembly.config, begin)
-        manifest = make_manifest(assembly.config, assembly.topology, argv, job.hosts, data_hash=data_hash)
-        manifest |= weights.record
+        hardware = (assembly.config, assembly.topology, argv, job.hosts)
+        manifest = {**make_manifest(*hardware, data_hash=data_hash), **weights.record}
+        checks = [each.check_save for each in checkpointers]
         stop, vote = make_stop(job, assembly.topology.learner, stop_code)
         seeds = open_seeds(
             *(stack, assembly, whole, places),
@@ -173,9 +173,7 @@ def train(
             instruments=instruments,
             manifest=manifest,
             recorded=recorded._replace(is_known=whole.resumes or start_anew),
-            hooks=make_hooks(
-                instruments, checks=(*(each.check_save for each in checkpointers), vote), begin=weights.put
-            ),
+            hooks=make_hooks(instruments, checks=(*checks, vote), begin=weights.put),
             services=Services(stop=stop, ledger=ledger, watchdog=watchdog, annotate=profiler.annotate),
             job=job,
         )

@@ -12,6 +12,7 @@ from podrl.config.config_dict import default_sections
 from podrl.config.ranges import values_of
 
 _NARROWEST = 60  # Columns.
+_NO_BREAK = "\u00a0"  # Ranges stay on a line.
 
 
 class KeyFacts(NamedTuple):
@@ -65,7 +66,8 @@ def describe_values(values: Mapping[str, str], agent_type: type | None, width: i
     for key, value in values.items():
         lines.append(f"  {key} = {value}")
         if key in facts:
-            about = f"{facts[key].meaning} Takes {facts[key].takes}."
+            takes = re.sub(r"(?<=\[)[^])]*", lambda found: found[0].replace(" ", _NO_BREAK), facts[key].takes)
+            about = f"{facts[key].meaning[:1].upper()}{facts[key].meaning[1:]} Takes {takes}."
             lines += textwrap.wrap(
                 about,
                 max(width, _NARROWEST) - 1,
@@ -73,7 +75,7 @@ def describe_values(values: Mapping[str, str], agent_type: type | None, width: i
                 subsequent_indent=" " * 6,
                 break_on_hyphens=False,
             )
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{line}\n" for line in lines).replace(_NO_BREAK, " ")
 
 
 def _default(section: type, field: dataclasses.Field, default: Any) -> str:

@@ -185,8 +185,10 @@ def help_text() -> str:
     lines = []
     for row, text in rows:
         begin = f"  {'    ' if FLAGS[_name(row)].goes_with else ''}{row}".ljust(width + 6)
-        told = {"initial_indent": begin, "subsequent_indent": " " * len(begin)}
-        lines += textwrap.wrap(text, columns - 1, **told, break_on_hyphens=False)
+        indent = " " * len(begin)
+        lines += textwrap.wrap(
+            text, columns - 1, initial_indent=begin, subsequent_indent=indent, break_on_hyphens=False
+        )
     return "\nWhere to run (without these: here, as one process or as a member of what is found):\n\n" + "\n".join(
         lines
     )

@@ -8,6 +8,7 @@ import shlex
 import sys
 
 from absl import logging
+from ml_collections.config_dict import RequiredValueError
 
 from podrl.config.commandline import CommandLine
 from podrl.config.config import check
@@ -205,7 +206,11 @@ def _launch_slurm(options: Options, program: Sequence[str], arguments: list[str]
 
 def _make_workdir(options: Options, command: CommandLine) -> str:
     """Returns a new folder, which all members and all restarts are told."""
-    name = (command.config.get("name", "run"), str(command.config.get("env", {}).get("id", "")))
+    try:
+        env_id = str(command.config.env.id)
+    except (AttributeError, RequiredValueError):  # The run says so.
+        env_id = ""
+    name = (command.config.get("name", "run"), env_id)
     if options.dry_run:
         return str(free_folder(default_folder(*name)))
     if options.slurm or options.local_processes or command.alone:

@@ -18,13 +18,11 @@ from podrl.config.config_dict import differences
 from podrl.runs.records import Record
 
 CHAIN, PARAMS, BATCH = "fingerprint", "fingerprint/params", "fingerprint/batch"
-_PER_START = (
-    "argv",
-    "started",
-    "hosts",
-    "run_id",
-)  # Keys of a manifest that differ at every start and explain nothing.
-_SOFTWARE = ("commit", "python", "versions", "xla_flags")
+# Keys of a manifest that differ at every start and explain nothing.
+_PER_START = ("argv", "started", "hosts", "run_id")
+_KINDS = {"seed": "seed", "init_from": "start"} | dict.fromkeys(
+    ("commit", "python", "versions", "xla_flags"), "software"
+)
 _MOST_ITEMS = 4  # Most items of a list that are shown.
 
 
@@ -33,7 +31,7 @@ class Setting:
     """A setting in which two runs differ.
 
     Attributes:
-        kind: `config`, `seed`, `software` or `hardware`.
+        kind: `config`, `seed`, `start` (the weights that it began with), `software` or `hardware`.
         key: the setting's name there.
         a: value of run A; with `, then` if it changed when the run was resumed.
         b: value of run B, likewise.
@@ -216,9 +214,9 @@ def _settings(a: Record, b: Record) -> list[Setting]:
     ]
     history = [_history(run) for run in (a, b)]
     for key, (before, after) in differences(*history).items():
-        kind = "seed" if key == "seed" else "software" if key.split(".")[0] in _SOFTWARE else "hardware"
+        kind = _KINDS.get(key.split(".")[0], "hardware")
         found.append(Setting(kind=kind, key=key, a=before, b=after))
-    kinds = ("config", "seed", "software", "hardware")
+    kinds = ("config", "seed", "start", "software", "hardware")
     return sorted(found, key=lambda setting: kinds.index(setting.kind))
 
 

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from podrl.mistakes import shorten
 from podrl.runs.comparison import Comparison, boundary_note, conclusion
 from podrl.runs.records import Record
 from podrl.runtime.tables import make_table
@@ -25,7 +26,8 @@ def show_comparison(console: Console, a: Record, b: Record, comparison: Comparis
     if note := boundary_note(comparison):
         console.print(note, soft_wrap=True)
     style = "bold green" if comparison.is_equal else "bold red"
-    console.print(Text(conclusion(comparison), style=style), soft_wrap=True)
+    verdict = " ".join(filter(None, (conclusion(comparison), versions_note(comparison))))
+    console.print(Text(verdict, style=style), soft_wrap=True)
 
 
 def make_settings_table(comparison: Comparison, *, plain: bool) -> Table:
@@ -47,6 +49,19 @@ def make_agreement_table(comparison: Comparison, *, plain: bool) -> Table:
             first = "-" if agreement.first is None else f"{agreement.first:,}"
             table.add_row(name, f"{agreement.until:,}" if agreement.until else "-", first)
     return table
+
+
+def versions_note(comparison: Comparison) -> str:
+    """Returns a note that names libraries of which the runs had other versions, which alone may change bits."""
+    prefix = "versions."
+    found = [
+        f"{setting.key.removeprefix(prefix)} {setting.a} and {setting.b}"
+        for setting in comparison.settings
+        if setting.key == "python" or setting.key.startswith(prefix)
+    ]
+    if not found or comparison.is_equal:
+        return ""
+    return f"Versions differ, which alone may change bits: {shorten(found, 8)}."
 
 
 def _describe(run: Record, newest: int) -> str:

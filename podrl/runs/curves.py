@@ -61,8 +61,9 @@ def read_curve(run: str, x: str, y: str) -> Curve:
     for row in record.rows.fields(x_key, y, *(CLOCK_FIELDS if clock else ())):
         if clock:
             seconds = clock.read(row)
-            is_x = x_key == WALL_KEY and seconds is not None
-            row = {**row, WALL_KEY: begun.trained(row, seconds) if is_x else seconds}
+            if x_key == WALL_KEY and seconds is not None:
+                seconds = begun.trained(row, seconds)
+            row = {**row, WALL_KEY: seconds}
         if is_number(row.get(x_key)) and is_number(row.get(y)):
             xs.append(row[x_key])
             ys.append(row[y])

@@ -7,6 +7,7 @@ the weights were learned under them. The optimizer begins anew.
 
 from collections.abc import Mapping
 import dataclasses
+import functools
 from typing import Any
 
 from absl import logging
@@ -71,7 +72,7 @@ def find_weights(
         shape: Shapes of the run's state.
         job: All processes.
         num_seeds: Seeds of the run.
-        start_anew: Whether what is in the folder is deleted.
+        start_anew: Whether what is in the folder is deleted, or left for another folder.
 
     Raises:
         ConfigError: On all processes, if there is no such run, nothing of it fits, or the run began otherwise.
@@ -81,7 +82,7 @@ def find_weights(
         f"--init_from={init_from} with topology.seeds={num_seeds}: only a run of one seed begins with given weights. "
         "Start a run for each seed.",
     )
-    choose = lambda: _choose(init_from, epath.Path(place), start_anew=start_anew)  # noqa: E731
+    choose = functools.partial(_choose, init_from, epath.Path(place), start_anew=start_anew)
     chosen = from_first(job, "weights to begin with", choose, _READ_S)
     if not chosen["reads"]:
         return Weights(record={INIT_FROM: chosen["record"]} if chosen["record"] else {})
@@ -101,9 +102,9 @@ def find_weights(
 
 def _choose(init_from: str | None, folder: epath.Path, *, start_anew: bool) -> dict[str, Any]:
     """Returns the run and the update whose weights are taken, and whether they are still to be read."""
-    before = read_manifests(folder) if not start_anew and holds_run(folder) else []
-    record = before[0].get(INIT_FROM) if before else None
-    if before:
+    resumes = not start_anew and holds_run(folder)
+    record = next(iter(read_manifests(folder)), {}).get(INIT_FROM) if resumes else None
+    if resumes:
         began = f"with --init_from={record['run']}" if record else "with random weights"
         check(
             init_from is None or (record is not None and record["run"] == init_from),

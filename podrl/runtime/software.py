@@ -1,6 +1,7 @@
 """The software of this process: podrl's own commit, and the libraries that decide what a run computes."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -14,6 +15,11 @@ from podrl.config.programs import ROOT
 from podrl.runtime.machine import available_cores
 
 LIBRARIES = ("podrl", "jax", "jaxlib", "flax", "optax", "envpool", "gymnasium", "orbax-checkpoint", "numpy")
+# Environments, what they compute with, and what else decides bits, where it is installed.
+_OPTIONAL = (
+    *("ale-py", "brax", "chex", "envpool-assets", "gymnax", "jax-cuda13-plugin", "libtpu", "mctx", "minigrid"),
+    *("ml_dtypes", "mujoco", "octax", "opencv-python-headless", "scipy", "tensorstore"),
+)
 
 
 _OF_ONE_HOST = ("--xla_dump_", "--xla_force_host_platform_device_count")  # Flags that may differ between hosts.
@@ -49,8 +55,12 @@ def describe_start(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def find_versions() -> dict[str, str]:
-    """Returns the versions of the libraries that decide what a run computes."""
-    return {name: importlib.metadata.version(name) for name in LIBRARIES}
+    """Returns the versions of `LIBRARIES`, and of optional ones that are installed."""
+    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    for name in _OPTIONAL:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def find_commit() -> str | None:

@@ -207,7 +207,7 @@ def test_help_says_what_each_key_means_and_takes(capsys, monkeypatch, columns):
     first = lines.index("  watchdog_s = 300.0")
     about = list(itertools.takewhile(lambda line: line.startswith("      "), lines[first + 1 :]))
     assert max(map(len, about)) < min(columns, 120)
-    assert " ".join(line.strip() for line in about).startswith("seconds without progress in any thread, ")
+    assert " ".join(line.strip() for line in about).startswith("Seconds without progress in any thread, ")
     assert " ".join(line.strip() for line in about).endswith("Takes [0.001, 1e6].")
     place = lines.index(next(line for line in lines if line.startswith("  agent.clip_rho = ")))
     assert lines[place + 1].startswith("      ")

@@ -9,6 +9,7 @@ from podrl.actions import ContinuousActions, DiscreteActions
 from podrl.config.config import ConfigError, EnvConfig
 from podrl.envs.seeds import env_seeds
 from podrl.envs.source import evaluation_protocol, load_source
+from tests.short_runs import anakin_config, run
 
 gymnax = pytest.importorskip("gymnax")
 SOURCE = load_source("gymnax")
@@ -112,3 +113,44 @@ def test_data_that_cannot_be_fetched_is_one_line(monkeypatch):
     for function in (SOURCE.make_spec, SOURCE.option_hints):
         with pytest.raises(ConfigError, match=r"could not fetch its data \(no route to host\)"):
             function(gymnax_config("MNISTBandit-bsuite"))
+
+
+class TestOwn:
+    """`module:Class` and `module:function`, as of Gymnasium's environments."""
+
+    def test_it_is_played_by_its_own_rules_and_options(self):
+        config = gymnax_config("tests.envs.gymnax_own:Counting", length=3, bonus=2.0)
+        found = play(config, [0] * 5)
+        assert found.observation[:, 0].tolist() == [0, 1, 2, 3, 0, 1]
+        assert found.reward.tolist() == [0, 2, 2, 2, 0, 2]
+        assert np.flatnonzero(found.discount == 0).tolist() == [3]
+        assert SOURCE.make_spec(config).actions == DiscreteActions(2)
+        assert set(SOURCE.option_hints(config)) == {"length", "bonus"}
+
+    def test_a_function_makes_it_and_a_limit_truncates(self):
+        assert play(gymnax_config("tests.envs.gymnax_own:make_counting"), [0] * 3).first.tolist() == [1, 0, 0, 1]
+        limited = gymnax_config("tests.envs.gymnax_own:Counting", max_episode_steps=2)
+        found = play(limited, [0] * 3)
+        assert found.first.tolist() == [1, 0, 0, 1]
+        assert found.discount.all()
+        assert evaluation_protocol(SOURCE, limited).max_episode_steps == 6
+
+    @pytest.mark.parametrize(
+        ("env_id", "said"),
+        [
+            ("nowhere.envs:Env", "there is no module 'nowhere.envs'"),
+            ("tests.envs.gymnax_own:Countin", "has no 'Countin'; did you mean 'Counting'?"),
+            ("tests.envs.gymnax_own:Other", "is no gymnax.environments.environment.Environment"),
+            ("tests.envs.gymnax_own:make_nothing", "made a int; expected a gymnax"),
+        ],
+    )
+    def test_mistakes_are_one_line(self, env_id, said):
+        with pytest.raises(ConfigError) as caught:
+            SOURCE.make_spec(gymnax_config(env_id))
+        assert said in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_it_trains_inside_the_compiled_program(self):
+        outcome, rows = run(anakin_config("tests.envs.gymnax_own:Counting", total_env_steps=96))
+        assert outcome.finished
+        assert rows[-1]["episode/return"] == 4

@@ -200,6 +200,28 @@ class TestSettings:
 
 
 class TestTheCommand:
+    def test_the_verdict_names_versions_that_differ(self, write_run, capsys):
+        newer = {"versions": {"jax": "0.12.0.1", "numpy": "2.3.0", "envpool": "1.2.7"}, "python": "3.12.1"}
+        runs = [
+            write_run("a", manifests=({"python": "3.11.2"},)),
+            write_run("b", params=changed_from(5), manifests=(newer,)),
+        ]
+        assert command.main(["compare_runs.py", *runs]) == 1
+        verdict = capsys.readouterr().out.splitlines()[-1]
+        assert verdict.startswith("Parameters first: ")
+        said = "python 3.11.2 and 3.12.1; envpool not there and 1.2.7; jax 0.10.2 and 0.12.0.1"
+        assert verdict.endswith(f" Versions differ, which alone may change bits: {said}.")
+        same = write_run("c", params=changed_from(5))
+        assert command.main(["compare_runs.py", write_run("d"), same]) == 1
+        assert "Versions differ" not in capsys.readouterr().out
+
+    def test_weights_that_runs_began_with_are_a_setting(self, write_run):
+        began = {"init_from": {"run": "/runs/x", "update": 3}}
+        comparison = compared(write_run("a"), write_run("b", manifests=(began,)))
+        assert {(setting.kind, setting.key) for setting in comparison.settings} == {
+            *(("start", "init_from.run"), ("start", "init_from.update"))
+        }
+
     def test_exit_codes_are_those_of_diff(self, write_run, capsys):
         a, b = write_run("a"), write_run("b")
         assert command.main(["compare_runs.py", a, b]) == 0

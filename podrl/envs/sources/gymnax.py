@@ -30,6 +30,7 @@ from podrl.actions import ActionSpace, ContinuousActions, DiscreteActions
 from podrl.config.config import ConfigError, EnvConfig, check, check_not_a_setting, did_you_mean
 from podrl.config.extras import install_command
 from podrl.envs.options import checked_option
+from podrl.envs.pools.gymnax_own import find_own, make_own_env
 from podrl.envs.pools.in_graph import DevicePool, Transition, make_many
 from podrl.envs.source import EvaluationProtocol, JaxEnvironment, Source, option_facts
 from podrl.types import EnvSpec, PyTree
@@ -166,9 +167,9 @@ def _check_known(config: EnvConfig) -> None:
     """Raises `ConfigError` if Gymnax has no such environment."""
     known = list(gymnax.registered_envs)
     check(
-        config.id in known,
+        find_own(config.id) is not None or config.id in known,
         f"env.id={config.id!r} is not a Gymnax environment{did_you_mean(config.id, known)} "
-        f"Available: {', '.join(sorted(known))}.",
+        f"Available: {', '.join(sorted(known))}; one of your own is my_module:MyEnv.",
     )
 
 
@@ -177,7 +178,7 @@ def _defaults(config: EnvConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     env, params = _make_of_gymnax(config, {})
     return (
         {field.name: getattr(params, field.name) for field in dataclasses.fields(params)},
-        _constructor_defaults(type(env)),
+        _constructor_defaults(find_own(config.id) or type(env)),
     )
 
 
@@ -202,14 +203,16 @@ def _make(config: EnvConfig) -> tuple[Any, Any]:
 
 
 def _make_of_gymnax(config: EnvConfig, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Makes Gymnax's environment and its parameters, which may download data."""
+    """Makes Gymnax's environment and its parameters, which may download data; or the user's own."""
+    creator = find_own(config.id)
     try:
-        return cast(tuple[Any, Any], gymnax.make(config.id, **arguments))
+        made = make_own_env(config.id, creator, arguments) if creator else gymnax.make(config.id, **arguments)
+        return cast(tuple[Any, Any], made)
     except OSError as error:
         raise ConfigError(f"env.id={config.id!r} cannot be made: Gymnax could not fetch its data ({error}).") from None
 
 
-def _constructor_defaults(env_type: type) -> dict[str, Any]:
+def _constructor_defaults(env_type: Callable[..., Any]) -> dict[str, Any]:
     """Returns the arguments of a constructor that have a plain default."""
     parameters = inspect.signature(env_type).parameters.values()
     return {p.name: p.default for p in parameters if isinstance(p.default, bool | int | float | str)}
