@@ -43,7 +43,7 @@ from podrl.types import PyTree, Timestep
 FORMAT = 1
 PLATFORMS = ("cpu", "cuda", "tpu")
 _LARGEST = 1e300  # Stands for infinity, which JSON does not have.
-_DATE = (1980, 1, 1, 0, 0, 0)  # The same policy is the same file.
+_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def export_policy(

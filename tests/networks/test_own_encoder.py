@@ -107,7 +107,7 @@ def test_a_core_and_all_heads_are_podrls():
         ("own_encoders:function", "is of type function, and no Flax module; expected a class derived from"),
         ("own_encoders:Good(sise=3)", "Good has no field 'sise' to set; did you mean 'size'? Available: size, kind."),
         ("own_encoders:Good(dtype=3)", "Good has no field 'dtype' to set"),
-        ("own_encoders:Good(size=wide)", "size='wide' is not a number or None."),
+        ("own_encoders:Good(size=wide)", "size='wide' is not a number."),
         ("own_encoders:Needy", "Needy needs size. Write Needy(size=...)."),
         ("own_encoders:Tokens", "makes float32[N, 3, 6] of observations float32[N, 6]; expected features [N, F]"),
         ("own_encoders:Counting", "has variables batch_stats; expected parameters alone"),
