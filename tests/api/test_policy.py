@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import gymnasium
 import numpy as np
@@ -11,6 +12,7 @@ import podrl
 from podrl.envs.seeds import env_seeds
 from podrl.ops.keys import EVALUATE
 from tests.api.short import train
+from tests.processes import ROOT
 from tools import evaluate
 
 SEED, EPISODES = 1, 4
@@ -21,6 +23,7 @@ RUNS = {
         **{"env__id": "CartPole-v1", "network__core": "lstm", "network__core_size": 8, "network__last_action": True},
         **{"network__last_reward": True, "agent__optimizer__learning_rate": 0.05, "checkpoint__every_updates": 2},
     },
+    "plain": {**GYMNASIUM, "env__id": "CartPole-v1"},
     "continuous": {
         **GYMNASIUM,
         **{"env__id": "Pendulum-v1", "network__normalize_observations": True, "network__frame_stack": 2},
@@ -159,3 +162,16 @@ def test_actions_have_the_units_of_the_environment(runs):
     assert actions.shape == (20, 1)
     assert actions.dtype == np.float32
     assert (np.abs(actions) <= 2).all()
+
+
+def test_the_loops_that_the_docs_show_play(runs):
+    text = (ROOT / "docs/python.md").read_text()
+    single, several = re.findall(r"```python\n([^`]*policy\.act.*?)```", text, re.S)
+    values = {"import podrl": None, '"runs/lander"': repr(str(runs / "plain")), "LunarLander-v3": "CartPole-v1"}
+    for old, new in {**values, "range(1000)": "range(3)"}.items():
+        single, several = (block.replace(old, new or old) for block in (single, several))
+    names = {"podrl": podrl}
+    exec(single, names)
+    assert names["ended"]
+    exec(several, names)
+    assert names["action"].shape == (8,)

@@ -14,6 +14,7 @@ import pytest
 
 import podrl
 from podrl.config.commandline import load_config
+from podrl.runtime.interruption import interruptible
 from tests.api.short import CATCH, ONE_DEVICE, train
 from tests.processes import LIMIT_S, environment, launch, read_rows
 
@@ -122,6 +123,18 @@ def test_ctrl_c_saves_and_returns(tmp_path):
     assert words[1:3] == ["False", "130"]
     assert read_rows(tmp_path / "run")[-1]["learner_steps"] == int(words[3])
     assert (tmp_path / "run/checkpoints" / words[3]).exists()
+
+
+def test_a_second_ctrl_c_interrupts_the_program(monkeypatch):
+    """On the command line it ends the process, which may be a notebook here."""
+    with interruptible(ends_process=False) as interruption:
+        signal.raise_signal(signal.SIGINT)
+        assert interruption.code() == 130
+        later_s = time.monotonic() + 5
+        monkeypatch.setattr(time, "monotonic", lambda: later_s)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert interruption.code() == 130
 
 
 def wait_for_rows(folder, process):
