@@ -100,9 +100,10 @@ def understand(command, folder, monkeypatch, capsys):
 
 def place(folder):
     """Lets a command be typed there as in podrl's own folder."""
-    for name in ("configs", "tools"):
+    for name in ("configs", "examples", "tools"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "my_env.py").write_text("from tests.envs.corridor import Corridor as MyEnv\n")
+    (folder / "my_network.py").write_text("from examples.transformer import Transformer as MyEncoder\n")
 
 
 @pytest.fixture(scope="module")

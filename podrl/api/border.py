@@ -14,6 +14,7 @@ from podrl.config.config import EnvConfig, check
 from podrl.envs.observations import describe_observation
 from podrl.envs.pools.gymnasium_pool import make_encodings
 from podrl.envs.workers.batch import stack
+from podrl.envs.workers.calls import describe_value
 from podrl.types import ACTION_MASK, EnvSpec, PyTree
 
 
@@ -38,12 +39,12 @@ def plain_border(spec: EnvSpec) -> Border:
     """Returns the border of an environment whose observations and actions have podrl's own form."""
 
     def convert(raw: Any) -> PyTree:
-        return jax.tree.map(lambda part, struct: np.asarray(part, struct.dtype), raw, spec.observation)
+        return jax.tree.map(lambda struct, part: np.asarray(part, struct.dtype), spec.observation, raw)
 
     return Border(
         encode=convert,
         decode=lambda action: action,
-        stack=lambda raw: jax.tree.map(lambda part: np.asarray(part)[None], raw),
+        stack=lambda raw: jax.tree.map(lambda struct, part: np.asarray(part)[None], spec.observation, raw),
         join=lambda action: action,
     )
 
@@ -71,7 +72,16 @@ def gymnasium_border(observation: gymnasium.Space, action: gymnasium.Space, conf
     def join(decoded: Any) -> Any:
         return concatenate(action, decoded, create_empty_array(action, len(decoded))) if is_composite else decoded
 
-    return Border(encode=encoding.encode, decode=actions.decode, stack=lambda raw: stack(observation, [raw]), join=join)
+    def stack_one(raw: Any) -> Any:
+        try:
+            return stack(observation, [raw])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"Found observation {describe_value(raw)}; expected one of {observation}. Call reset(n) for n "
+                "environments at once."
+            ) from error
+
+    return Border(encode=encoding.encode, decode=actions.decode, stack=stack_one, join=join)
 
 
 def check_batch(observation: PyTree, spec: EnvSpec, num_envs: int) -> None:

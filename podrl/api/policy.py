@@ -10,6 +10,7 @@ import numpy as np
 from podrl.api.border import Border, allow_all_where_none_is, check_batch, gymnasium_border, plain_border
 from podrl.config.config import check_one_of
 from podrl.config.paths import absolute
+from podrl.config.user_modules import add_working_folder
 from podrl.evaluation.play import POLICIES, ActInSteps, compile_act, episode_keys
 from podrl.runs import inspection
 from podrl.runtime.jax_settings import check_jax_settings
@@ -117,6 +118,7 @@ def load_policy(
 def _open(workdir: str | os.PathLike, step: int | None, device: jax.Device | None) -> tuple[SavedRun, jax.Device]:
     """Opens a saved run in a process set up as that of an evaluation is, as far as JAX has not started."""
     folder = absolute(os.fspath(workdir))
+    add_working_folder()  # Its environment may be a module of the user's.
     check_jax_settings(os.environ, jax_plugins())
     skip_absent_tpu(os.environ, jax_plugins())
     suit_xla_to_cpu(os.environ, jax_plugins())

@@ -40,10 +40,10 @@ from podrl.runtime.software import find_commit
 from podrl.saved_run import SavedRun, open_run
 from podrl.types import PyTree, Timestep
 
-FORMAT = 1
+POLICY_FORMAT = 1
 PLATFORMS = ("cpu", "cuda", "tpu")
 _LARGEST = 1e300  # Stands for infinity, which JSON does not have.
-_DATE = (1980, 1, 1, 0, 0, 0)  # The same policy is the same file.
+_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def export_policy(
@@ -129,7 +129,7 @@ def _describe(
     config, actions = saved.config, saved.spec.actions
     struct = actions.struct
     return {
-        "format": FORMAT,
+        "format": POLICY_FORMAT,
         "podrl": _own_version(),
         "jax": jax.__version__,
         "calling_convention": programs["act"].calling_convention_version,

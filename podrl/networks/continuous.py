@@ -29,7 +29,7 @@ from podrl.ops.gaussian import bound_mean
 from podrl.types import EnvSpec, PyTree, Trajectory
 
 
-class Policy(nn.Module):
+class PolicyModule(nn.Module):
     """An encoder, an optional core and a linear head in float32; rows [B, T] -> parameters [B, T, num_params].
 
     Attributes:
@@ -137,7 +137,7 @@ def make_policy_network(
     policy = None if deterministic else make_distribution(config, spec.actions)
     if policy and bounded_mean and not config.squash_actions:
         policy = bound_mean(policy)
-    module = Policy(
+    module = PolicyModule(
         encoder=make_encoder(config, spec, layers_are_split=layers_are_split),
         num_params=policy.num_params if policy else _continuous(spec).size,
         free=num_free(config, spec.actions) if policy else 0,

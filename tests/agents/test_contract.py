@@ -5,6 +5,7 @@
 
 import dataclasses
 import importlib
+import os
 
 import jax
 from jax import numpy as jnp
@@ -23,7 +24,8 @@ from podrl.replay.batches import evenly_weighted
 from podrl.types import ACTION_MASK, VECTOR, EnvSpec, LearnerState, Timestep
 from tests.short_runs import all_resets, make_agent_update, random_trajectory
 
-AGENTS = [*(f"podrl.agents.{name}" for name in agent_names()), "tests.agents.minimal"]
+OWN = os.environ.get("PODRL_AGENTS", "").split()  # Users' agents, see docs/extending.md.
+AGENTS = OWN or [*(f"podrl.agents.{name}" for name in agent_names()), "tests.agents.minimal", "examples.a2c"]
 SPECS = {
     "vector": EnvSpec(id="vector", observation=jax.ShapeDtypeStruct((6,), jnp.float32), actions=DiscreteActions(3)),
     "choices": EnvSpec(
@@ -276,7 +278,7 @@ def test_actions_that_an_agent_does_not_take_are_refused_in_one_line(name, kind)
     with pytest.raises(ConfigError) as caught:
         make_agent(name, kind, SPECS[kind])
     said = str(caught.value)
-    assert said.startswith(f"agent.name='{name.rpartition('.')[2]}' takes actions of ")
+    assert said.startswith(f"agent.name='{importlib.import_module(name).AgentConfig().name}' takes actions of ")
     assert f"env.id={SPECS[kind].id!r}" in said
     assert "\n" not in said
 
@@ -284,5 +286,5 @@ def test_actions_that_an_agent_does_not_take_are_refused_in_one_line(name, kind)
 @pytest.mark.parametrize("name", AGENTS)
 def test_the_config_has_defaults_a_name_and_the_keys_that_lay_out_a_batch(name):
     config = importlib.import_module(name).AgentConfig()
-    assert config.name == name.rpartition(".")[2]
+    assert config.name in (name, name.rpartition(".")[2])
     assert config.update_shape.optimizer_steps >= 1

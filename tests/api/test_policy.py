@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import gymnasium
 import numpy as np
@@ -11,6 +12,7 @@ import podrl
 from podrl.envs.seeds import env_seeds
 from podrl.ops.keys import EVALUATE
 from tests.api.short import train
+from tests.processes import ROOT
 from tools import evaluate
 
 SEED, EPISODES = 1, 4
@@ -21,6 +23,7 @@ RUNS = {
         **{"env__id": "CartPole-v1", "network__core": "lstm", "network__core_size": 8, "network__last_action": True},
         **{"network__last_reward": True, "agent__optimizer__learning_rate": 0.05, "checkpoint__every_updates": 2},
     },
+    "plain": {**GYMNASIUM, "env__id": "CartPole-v1"},
     "continuous": {
         **GYMNASIUM,
         **{"env__id": "Pendulum-v1", "network__normalize_observations": True, "network__frame_stack": 2},
@@ -54,8 +57,13 @@ def play(policy, envs, *, reward_too):
     return returns
 
 
-@pytest.mark.parametrize("name", RUNS)
-@pytest.mark.parametrize("policy", ["greedy", "sampled"])
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [
+        *(("lstm", "sampled"), ("continuous", "greedy")),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("lstm", "greedy"), ("continuous", "sampled"))),
+    ],
+)
 def test_its_returns_are_those_of_an_evaluation(runs, tmp_path, name, policy):
     report = tmp_path / "report.json"
     arguments = ["--workdir", runs / name, "--episodes", EPISODES, "--policy", policy, "--json", report]
@@ -116,7 +124,7 @@ def _leaves(tree):
 def test_a_checkpoint_can_be_chosen(runs):
     policies = [podrl.load_policy(runs / "lstm", step=step) for step in (2, 4)]
     assert [policy.run.counters.learner_steps for policy in policies] == [2, 4]
-    with pytest.raises(podrl.ConfigError, match=r"no checkpoint 3.*2, 4|2 and 4"):
+    with pytest.raises(podrl.ConfigError, match=r"step=3 has no checkpoint in .* There are: 2, 4"):
         podrl.load_policy(runs / "lstm", step=3)
 
 
@@ -128,10 +136,13 @@ def test_mistakes_are_one_line(runs, tmp_path):
     with pytest.raises(podrl.ConfigError, match=r"The environment observes .*the agent was trained on .*CartPole-v1"):
         podrl.load_policy(runs / "lstm", env=gymnasium.make("MountainCar-v0"))
     policy = podrl.load_policy(runs / "lstm")
-    with pytest.raises(ValueError, match=r"Found observations of shape \(1, 3\); expected \(1, 4\)"):
+    with pytest.raises(ValueError, match=r"Found observation float32\[3\]; expected one of Box"):
         policy.act(np.zeros(3, np.float32))
     with pytest.raises(ValueError, match="sees its last reward"):
         policy.act(np.zeros(4, np.float32), first=False)
+    policy.reset(3)
+    with pytest.raises(ValueError, match=r"Found observations of shape \(2, 4\); expected \(3, 4\)"):
+        policy.act(np.zeros((2, 4), np.float32))
 
 
 def test_an_environment_of_another_source_says_how_it_looks(runs):
@@ -151,3 +162,16 @@ def test_actions_have_the_units_of_the_environment(runs):
     assert actions.shape == (20, 1)
     assert actions.dtype == np.float32
     assert (np.abs(actions) <= 2).all()
+
+
+def test_the_loops_that_the_docs_show_play(runs):
+    text = (ROOT / "docs/python.md").read_text()
+    single, several = re.findall(r"```python\n([^`]*policy\.act.*?)```", text, re.S)
+    values = {"import podrl": None, '"runs/lander"': repr(str(runs / "plain")), "LunarLander-v3": "CartPole-v1"}
+    for old, new in {**values, "range(1000)": "range(3)"}.items():
+        single, several = (block.replace(old, new or old) for block in (single, several))
+    names = {"podrl": podrl}
+    exec(single, names)
+    assert names["ended"]
+    exec(several, names)
+    assert names["action"].shape == (8,)
