@@ -83,20 +83,19 @@ class WandbRun:
     def close(self, *, finished: bool) -> None:
         """Waits until W&B has all items."""
         self._run.finish()
-        if self._session is None or not self._is_whole:
-            return
-        if self._begun == self._count > 0:  # With nothing new.
-            shutil.rmtree(self._session)
-            return
-        write_json(epath.Path(self._session) / _NOTE, {"count": self._count, "marks": self.marks})
+        if self._session is not None and self._is_whole:
+            note = {"count": self._count, "new": self._count - self._begun, "marks": self.marks}
+            write_json(epath.Path(self._session) / _NOTE, note)
 
 
 def _take_up(session: Path, run_id: str) -> dict[str, Any]:
-    """Returns the note of the newest complete export before this one, and deletes what an interrupted one has left."""
+    """Returns how far exports before this one got; deletes what an interrupted one has left, and one without news."""
     newest: dict[str, Any] = {"count": 0, "marks": {}}
     for other in session.parent.glob(f"offline-run-*-{run_id}*"):  # W&B adds a number to a second one of one second.
-        if (other / _NOTE).exists():
-            newest = max(newest, json.loads((other / _NOTE).read_text()), key=lambda note: note["count"])
-        elif other != session:
+        if other == session:
+            continue
+        note = json.loads((other / _NOTE).read_text()) if (other / _NOTE).exists() else {"count": -1, "new": 0}
+        newest = max(newest, note, key=lambda note: note["count"])
+        if not note["new"]:
             shutil.rmtree(other)
     return newest
