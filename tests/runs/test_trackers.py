@@ -1,7 +1,7 @@
 """Runs go to trackers once, whatever happens to the export or to the run; with the trackers' own packages, offline.
 
-trackio is among what `dev` installs. W&B and MLflow are large: with `pip install -e '.[wandb,mlflow]'` the same tests run
-with them, and are skipped without.
+trackio is among what `dev` installs. W&B and MLflow are large: `pip install -e '.[wandb,mlflow]'` lets the same tests
+run with them, which are skipped otherwise.
 """
 
 import base64
