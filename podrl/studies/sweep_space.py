@@ -121,9 +121,10 @@ def load_space(path: str, config: str, overrides: Sequence[str]) -> Space:
         spec.loader.exec_module(module)  # type: ignore[union-attr]
     except Exception as error:
         raise ConfigError(f"--space={path} failed: {type(error).__name__}: {' '.join(str(error).split())}") from error
-    check(callable(getattr(module, "sample", None)), f"--space={path} has no function sample(trial): docs/sweeps.md.")
-    found = {name: getattr(module, name, None) for name in ("sample", "make_sampler", "make_pruner")}
-    return Space(path=path, base=base, **found)
+    sample: Any = getattr(module, "sample", None)
+    check(callable(sample), f"--space={path} has no function sample(trial): docs/sweeps.md.")
+    make_sampler, make_pruner = (getattr(module, name, None) for name in ("make_sampler", "make_pruner"))
+    return Space(path=path, base=base, sample=sample, make_sampler=make_sampler, make_pruner=make_pruner)
 
 
 def default_space(config: str) -> str:

@@ -73,7 +73,7 @@ def export_run(folder: str, name: str, project: str | None, *, follow: bool, wai
         time.sleep(_LOOK_S)
     files = RunFiles(folder)
     tracker = open_tracker(name, files.run, project)
-    files.marks, count, patience = tracker.marks, 0, Patience(wait_s)
+    files.marks, count, patience = dict(tracker.marks), 0, Patience(wait_s)
     try:
         while True:
             under_way = files.is_under_way()

@@ -33,6 +33,7 @@ class TrackioRun:
         """Adds items in one transaction."""
         if not items:
             return
+        self.marks |= {item.kind: item.mark for item in items}
         step = self.marks.get("update", 0)  # Of pictures and videos.
         self._store.bulk_log(
             project=self._project,

@@ -58,14 +58,16 @@ class WandbRun:
         self._run.define_metric(self._axis)
         self._run.define_metric("*", step_metric=self._axis)
         self._session = Path(self._run.dir).parent if self._run.offline else None
-        self._count = 0
+        self._count, self._is_whole = 0, True
         self.marks = read_marks(dict(self._run.summary))
         if self._session is not None:
-            note = _take_up(self._session)
+            note = _take_up(self._session, run.run_id)
             self._count, self.marks = note["count"], note["marks"]
+        self._begun = self._count
 
     def write(self, items: Sequence[Item]) -> None:
         """Adds items, one step of W&B's for each."""
+        self._is_whole = False
         for item in items:
             values: dict[str, Any] = dict(item.values)
             if self._axis == _UPDATES:
@@ -74,22 +76,26 @@ class WandbRun:
                 kind = self._wandb.Image if item.file.suffix == ".png" else self._wandb.Video
                 values[f"media/{item.file.name}"] = kind(str(item.file))
             self._run.log(values, step=self._count if self._session else None)
+            self.marks[item.kind] = item.mark
             self._count += 1
+        self._is_whole = True
 
     def close(self, *, finished: bool) -> None:
         """Waits until W&B has all items."""
         self._run.finish()
-        if self._session is not None:
-            write_json(epath.Path(self._session) / _NOTE, {"count": self._count, "marks": self.marks})
+        if self._session is not None and self._is_whole:
+            note = {"count": self._count, "new": self._count - self._begun, "marks": self.marks}
+            write_json(epath.Path(self._session) / _NOTE, note)
 
 
-def _take_up(session: Path) -> dict[str, Any]:
-    """Returns the note of the newest complete export before this one, and deletes what an interrupted one has left."""
+def _take_up(session: Path, run_id: str) -> dict[str, Any]:
+    """Returns how far exports before this one got; deletes what an interrupted one has left, and one without news."""
     newest: dict[str, Any] = {"count": 0, "marks": {}}
-    run_id = session.name.rpartition("-")[2]
-    for other in sorted(session.parent.glob(f"offline-run-*-{run_id}")):
-        if (other / _NOTE).exists():
-            newest = json.loads((other / _NOTE).read_text())
-        elif other != session:
+    for other in session.parent.glob(f"offline-run-*-{run_id}*"):  # W&B adds a number to a second one of one second.
+        if other == session:
+            continue
+        note = json.loads((other / _NOTE).read_text()) if (other / _NOTE).exists() else {"count": -1, "new": 0}
+        newest = max(newest, note, key=lambda note: note["count"])
+        if not note["new"]:
             shutil.rmtree(other)
     return newest
