@@ -19,6 +19,7 @@ from absl import logging
 import numpy as np
 
 from podrl.config.config import ConfigError, check
+from podrl.config.programs import start_arguments
 from podrl.launch.signals import StopSignals
 from podrl.mistakes import shorten
 from podrl.runs.new_rows import NewRows
@@ -27,7 +28,6 @@ from podrl.runtime.stop_signals import INTERRUPTED
 from podrl.studies.execution import LOG
 from podrl.studies.feasibility import as_arguments
 from podrl.studies.job import RunCommand, RunEnd, run_job
-from podrl.studies.places import LAUNCHER
 from podrl.studies.sweep_space import Space
 from podrl.telemetry.metrics_file import is_number
 
@@ -144,7 +144,7 @@ class Conductor:
         folder = trial_folder(self.folder, trial.number)
         settings = as_arguments({**_QUIET, **self.sweep.overrides, **values})
         arguments = (f"--config={self.sweep.config}", *settings, f"--workdir={folder}")
-        command = RunCommand(command=(sys.executable, str(LAUNCHER), *self.launch_flags, *arguments))
+        command = RunCommand(command=(sys.executable, *start_arguments("train"), *self.launch_flags, *arguments))
         for _ in range(_ATTEMPTS):
             ending = run_job(command, folder / LOG, self.stop, has_enough=watch, silence_s=self.silence_s)
             if ending.had_enough or not ending.was_cut or self.stop.first is not None:

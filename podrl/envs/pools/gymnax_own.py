@@ -6,7 +6,8 @@ import inspect
 from typing import Any
 
 from podrl.config.config import ConfigError, check, did_you_mean
-from podrl.envs.workers.importable import import_named, type_name
+from podrl.envs.workers.importable import type_name
+from podrl.runtime.user_imports import import_named
 
 
 def find_own(env_id: str) -> Callable[..., Any] | None:
