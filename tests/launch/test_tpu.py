@@ -265,6 +265,12 @@ def test_certificates_for_mutual_tls_are_named_to_the_workers(world, monkeypatch
     assert "JAX_MTLS_CERT_FILE='\"'\"'/etc/my certificates/job.crt'\"'\"' PODRL_JOB_SECRET_FILE=" in result.stdout
 
 
+def test_the_workers_know_podrls_own_configs_by_name(world):
+    result = run(world, *TPU, *WORKDIR, "--dry_run", "--config", "impala_catch")
+    assert result.returncode == 0, result.stderr
+    assert "tools/tpu_launch.py --workdir gs://bucket/run --config impala_catch' --zone" in result.stdout
+
+
 def test_without_gcloud_is_a_mistake(world, monkeypatch):
     (world / "bin/gcloud").unlink()
     (world / "bin/git").symlink_to(shutil.which("git"))
