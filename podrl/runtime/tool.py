@@ -115,7 +115,7 @@ def check_writable(flag: str, path: Path | None) -> None:
 
 
 @contextlib.contextmanager
-def reading(flag: str, path: Path, command: str) -> Iterator[None]:
+def reading_file(flag: str, path: Path, command: str) -> Iterator[None]:
     """Raises `ConfigError` unless the file of a flag is there and is what a command writes; the code within reads it.
 
     Args:

@@ -8,8 +8,8 @@ import jax
 from podrl.networks.interface import NetworkFunctions
 from podrl.types import PyTree, Timestep
 
-Act = Callable[[PyTree, Timestep, PyTree, jax.Array], tuple[jax.Array, PyTree, PyTree]]
-ActGreedy = Callable[[PyTree, Timestep, PyTree, jax.Array], tuple[jax.Array, PyTree]]
+ActFunction = Callable[[PyTree, Timestep, PyTree, jax.Array], tuple[jax.Array, PyTree, PyTree]]
+ActGreedyFunction = Callable[[PyTree, Timestep, PyTree, jax.Array], tuple[jax.Array, PyTree]]
 
 
 def make_acting(
@@ -19,7 +19,7 @@ def make_acting(
     sample: Callable[[PyTree, jax.Array, Any], jax.Array],
     best: Callable[[Any], jax.Array],
     record: Callable[[Any], PyTree] = lambda output: {},
-) -> tuple[Act, ActGreedy]:
+) -> tuple[ActFunction, ActGreedyFunction]:
     """Returns `Agent.act`, and `Agent.act_greedy`, which ignores the keys.
 
     Args:

@@ -6,7 +6,7 @@ import jax
 from jax import numpy as jnp
 import optax
 
-from podrl.agents.parts.acting import Act, ActGreedy, make_acting
+from podrl.agents.parts.acting import ActFunction, ActGreedyFunction, make_acting
 from podrl.agents.parts.interface import Agent, Batch
 from podrl.agents.parts.optimizing import OptimizerOverRun
 from podrl.networks.interface import Network, NetworkFunctions, NetworkOutput
@@ -78,7 +78,7 @@ def make_initial_carry(network: NetworkFunctions) -> Callable[[jax.Array], PyTre
     return lambda env_index: network.initial_carry(env_index.shape[0])
 
 
-def act_by_policy(network: Network, record: Callable[[NetworkOutput], PyTree]) -> tuple[Act, ActGreedy]:
+def act_by_policy(network: Network, record: Callable[[NetworkOutput], PyTree]) -> tuple[ActFunction, ActGreedyFunction]:
     """Returns what samples from the policy, and what takes its mode; both need only the network's parameters.
 
     Args:

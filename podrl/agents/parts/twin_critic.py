@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax import numpy as jnp
 
-from podrl.agents.parts.acting import make_acting
+from podrl.agents.parts.acting import ActFunction, ActGreedyFunction, make_acting
 from podrl.agents.parts.actor_critic import make_initial_carry
 from podrl.agents.parts.interface import Agent, Batch, SequenceShape, UpdateShape, check_actions
 from podrl.agents.parts.optimizing import OptimizerOverRun
@@ -161,12 +161,7 @@ def make_twin_critic_agent(
         state, metrics, priority = learn(state, batch)
         return with_random_steps(state, jnp.int32(0)) if batch.rollouts is None else state, metrics, priority
 
-    def sample(params: PyTree, keys: jax.Array, output: jax.Array) -> jax.Array:
-        both = jax.vmap(jax.random.split)(keys)
-        uniform = jax.vmap(lambda key: jax.random.uniform(key, (networks.size,), minval=-1.0, maxval=1.0))(both[:, 1])
-        return jnp.where(params["is_random"], uniform, explore(both[:, 0], output))
-
-    act, act_greedy = make_acting(networks.policy, networks.policy.step, sample=sample, best=exploit)
+    act, act_greedy = _act_at_random_first(networks, explore, exploit)
     return Agent(
         init=init,
         initial_carry=make_initial_carry(networks.policy),
@@ -177,6 +172,21 @@ def make_twin_critic_agent(
         observe=observe,
         keep=networks.policy.keep,
     )
+
+
+def _act_at_random_first(
+    networks: TwinCritic,
+    explore: Callable[[jax.Array, jax.Array], jax.Array],
+    exploit: Callable[[jax.Array], jax.Array],
+) -> tuple[ActFunction, ActGreedyFunction]:
+    """Returns `Agent.act`, uniform over [-1, 1] while that is told, else as `explore` says, and `Agent.act_greedy`."""
+
+    def sample(params: PyTree, keys: jax.Array, output: jax.Array) -> jax.Array:
+        both = jax.vmap(jax.random.split)(keys)
+        uniform = jax.vmap(lambda key: jax.random.uniform(key, (networks.size,), minval=-1.0, maxval=1.0))(both[:, 1])
+        return jnp.where(params["is_random"], uniform, explore(both[:, 0], output))
+
+    return make_acting(networks.policy, networks.policy.step, sample=sample, best=exploit)
 
 
 def _rows_from(trajectory: Trajectory, start: int) -> jax.Array:

@@ -129,12 +129,7 @@ def _make_plain_loop(
 
     run = jax.jit(lambda loop: jax.lax.scan(update, loop, length=num_updates)[0], donate_argnums=0)
     loop = jax.block_until_ready(run(jax.jit(begin)(jax.random.key(config.seed))))
-
-    def run_once() -> None:
-        nonlocal loop
-        loop = jax.block_until_ready(run(loop))
-
-    return functools.partial(time_calls, run_once, num_updates * num_envs * length)
+    return _make_timer(run, loop, num_updates * num_envs * length)
 
 
 def _make_ppo(config: Config, evaluate: _Evaluate, policy: Distribution) -> _Algorithm:
@@ -219,3 +214,13 @@ def _in_epochs(config: Config) -> Callable[..., tuple[_Learning, PyTree]]:
         return jax.lax.scan(epoch, learning, jax.random.split(key, shape.epochs))[0], kept
 
     return learn
+
+
+def _make_timer(run: Callable[[PyTree], PyTree], loop: PyTree, env_steps_per_run: int) -> Callable[[float], StageTime]:
+    """Returns what runs the loop for about as many seconds, and times it."""
+
+    def run_once() -> None:
+        nonlocal loop
+        loop = jax.block_until_ready(run(loop))
+
+    return functools.partial(time_calls, run_once, env_steps_per_run)

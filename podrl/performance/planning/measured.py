@@ -36,7 +36,7 @@ from podrl.performance.planning.child import Child
 from podrl.performance.planning.reduction import reduce_step
 from podrl.performance.planning.slices import parse_shape
 from podrl.runtime.machine import available_cores
-from podrl.runtime.tool import reading
+from podrl.runtime.tool import reading_file
 
 _MAX_ENVS = 64
 _STAGE_S = 1.0
@@ -154,7 +154,7 @@ def _open(config: bytes, devices: int) -> tuple[Parts, dict[str, Stage]]:
 
 def read_benchmark(path: Path, config: Config) -> tuple[ProcessStages, dict[str, Any]]:
     """Reads the stages of a config, and the whole report, from what `tools/benchmark.py --json` wrote."""
-    with reading("--measured", path, f"{programs.program_of('benchmark')} --json"):
+    with reading_file("--measured", path, f"{programs.program_of('benchmark')} --json"):
         report: dict[str, Any] = json.loads(path.read_text())
         machine, found = report["machine"], report["config"]
         changes = differences(found, json.loads(json.dumps(to_dict(config))))

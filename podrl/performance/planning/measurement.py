@@ -32,7 +32,7 @@ from podrl.performance.benchmark.stages import Parts, make_parts, open_pools, re
 from podrl.performance.benchmark.workers import check_stages
 from podrl.performance.planning.distributions import HostWork
 from podrl.performance.planning.system import HostLoad
-from podrl.runtime.tool import reading
+from podrl.runtime.tool import reading_file
 
 _WARMUP_CALLS = 3
 _FEWEST_CALLS = _WARMUP_CALLS + 5  # However long they take.
@@ -70,7 +70,7 @@ class Measurements:
     @classmethod
     def read(cls, path: Path) -> Self:
         """Reads a file of which `to_json` made the key `measurements`."""
-        with reading("--measurements", path, "--measure --json"):
+        with reading_file("--measurements", path, "--measure --json"):
             return cls.from_json(json.loads(path.read_text())["measurements"])
 
 
