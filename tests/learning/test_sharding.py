@@ -44,7 +44,7 @@ def wide_config(encoder: str = "mlp", *, data=1, model=1, style="auto", rules=()
     return make_config(
         **{
             "network__encoder": "mlp" if encoder == "lstm" else encoder,
-            "network__width": 4,
+            "network__width": 1 if encoder in ("mlp", "lstm") else 4,
             "network__hidden_sizes": (512, 256, 128),
             "topology__learner_devices_per_process": data * model,
             "topology__model_devices": model,
