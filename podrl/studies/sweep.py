@@ -107,7 +107,7 @@ class Conductor:
                 elif "values" not in left.user_attrs and time.time() - left.datetime_start.timestamp() > _ASKING_S:
                     self.study.tell(left.number, state=TrialState.FAIL)
             counted = [each for each in known if "values" in each.user_attrs]
-            if len(counted) >= self.trials:
+            if len(counted) >= self.trials or "exhausted" in self.study.user_attrs:
                 return None
             trial = self.study.ask()
             _holds(stack, trial_folder(self.folder, trial.number) / ".conductor")
@@ -135,7 +135,7 @@ class Conductor:
         elif ending.code == 0:
             self._complete(trial)
         elif ending.had_enough:
-            self.study.tell(trial, state=TrialState.PRUNED)
+            self._tell(trial, state=TrialState.PRUNED)
             logging.info("Trial %d: pruned at %s %s", trial.number, f"{watch.step:,}", self.sweep.prune_by)
         else:
             self._fail(trial, f"exit code {ending.code}: {ending.text}")
@@ -159,15 +159,24 @@ class Conductor:
             self._fail(trial, f"no row has {self.sweep.objective}")
             return
         value = float(np.mean(found[-self.sweep.last_rows :]))
-        self.study.tell(trial, value)
+        self._tell(trial, value)
         logging.info("Trial %d: %s %.4g", trial.number, self.sweep.objective, value)
 
     def _fail(self, trial: Any, reason: str) -> None:
         from optuna.trial import TrialState
 
         trial.set_user_attr("reason", reason)
-        self.study.tell(trial, state=TrialState.FAIL)
+        self._tell(trial, state=TrialState.FAIL)
         logging.warning("Trial %d failed: %s", trial.number, reason)
+
+    def _tell(self, trial: Any, value: float | None = None, state: Any = None) -> None:
+        """Tells the study what came of a trial; samplers of a grid then stop a loop of Optuna's, which there is not."""
+        try:
+            self.study.tell(trial, value, state)
+        except RuntimeError:
+            if not self.study.get_trials(deepcopy=False)[trial.number].state.is_finished():
+                raise
+            self.study.set_user_attr("exhausted", True)
 
 
 class Watch:

@@ -16,7 +16,7 @@ from podrl.commands import sweep as command
 from podrl.studies.sweep import Sweep, Watch, trial_folder
 from podrl.studies.sweep_figures import Found, draw_history, draw_importance
 from podrl.studies.sweep_report import in_order
-from tests.processes import ROOT, checkpoints, finish, launch, num_rows, read_rows, running, wait_for
+from tests.processes import LIMIT_S, ROOT, checkpoints, finish, launch, num_rows, read_rows, running, wait_for
 
 PROGRAM = ROOT / "tools/sweep.py"
 CATCH = ROOT / "configs/impala_catch.py"
@@ -204,8 +204,9 @@ def test_ctrl_c_leaves_a_trial_to_be_resumed_and_one_that_cannot_run_fails(tmp_p
         said = finish(process)
     assert process.returncode == 130, said
     assert "half-done; the same command resumes it" in said
-    with running(*SMALL, "--trials=2", cwd=tmp_path, program=PROGRAM) as process:
-        output, said = process.communicate(timeout=300)
+    with running(*SMALL, "--trials=5", cwd=tmp_path, program=PROGRAM) as process:  # The grid has two.
+        output, said = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, said
     assert sorted(states()) == ["COMPLETE", "FAIL"]
-    assert "failed: actors.num_envs=15 does not divide" in said + output
+    assert "failed: exit code 2: podrl: error: actors.num_envs=15 does not divide" in said
+    assert "failed: exit code 2: podrl: error: actors.num_envs=15 does not divide" in output
