@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from podrl.studies.sweep import Sweep
+from podrl.studies.sweep_study import Sweep
 from podrl.telemetry import plotting
 
 _COMPLETE, _PRUNED, _BEST = "#1f77b4", "0.65", "#d62728"

@@ -9,8 +9,8 @@ import numpy as np
 
 from podrl.runs.records import read_json
 from podrl.runtime.tables import encode_table, make_console, print_rows
-from podrl.studies.sweep import Sweep, trial_folder
 from podrl.studies.sweep_figures import Found, draw_history, draw_importance
+from podrl.studies.sweep_study import Sweep, trial_folder
 
 _BEST = 3  # Configs that are written.
 _FILE = '''"""{name}: {objective} {value:.6g}.

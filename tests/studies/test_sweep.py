@@ -13,9 +13,10 @@ if importlib.util.find_spec("optuna") is None:
 import optuna
 
 from podrl.commands import sweep as command
-from podrl.studies.sweep import Sweep, Watch, trial_folder
+from podrl.studies.sweep import Watch
 from podrl.studies.sweep_figures import Found, draw_history, draw_importance
 from podrl.studies.sweep_report import in_order
+from podrl.studies.sweep_study import Sweep, trial_folder
 from tests.processes import LIMIT_S, ROOT, checkpoints, finish, launch, num_rows, read_rows, running, wait_for
 
 PROGRAM = ROOT / "tools/sweep.py"
