@@ -14,7 +14,7 @@ import optuna
 
 from podrl.commands import sweep as command
 from podrl.studies.sweep import Watch
-from podrl.studies.sweep_figures import Found, draw_history, draw_importance
+from podrl.studies.sweep_figures import FoundTrial, draw_history, draw_importance
 from podrl.studies.sweep_report import in_order
 from podrl.studies.sweep_study import Sweep, trial_folder
 from tests.processes import LIMIT_S, ROOT, checkpoints, finish, launch, num_rows, read_rows, running, wait_for
@@ -107,7 +107,7 @@ def test_the_pruner_hears_of_the_same_steps_of_each_trial_once(tmp_path):
 
 def test_best_trials_come_first_and_failed_ones_last():
     def found(number, state, value):
-        return Found(number=number, state=state, value=value, values={}, params={}, curve={}, reason="")
+        return FoundTrial(number=number, state=state, value=value, values={}, params={}, curve={}, reason="")
 
     trials = [
         found(0, "pruned", 5.0),
@@ -122,7 +122,7 @@ def test_best_trials_come_first_and_failed_ones_last():
 
 def test_pictures_are_drawn_of_any_mixture_of_trials():
     def found(number, state, value, **params):
-        return Found(number=number, state=state, value=value, values={}, params=params, curve={10: 0.1}, reason="")
+        return FoundTrial(number=number, state=state, value=value, values={}, params=params, curve={10: 0.1}, reason="")
 
     trials = [
         found(2, "complete", 1.0, rate=1e-2, size=20, kind="a"),
