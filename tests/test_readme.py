@@ -25,6 +25,7 @@ SMOKE = {
     "scaling_study": "--processes 1 --scaling weak --seconds 1 --no_prediction",
     "evaluate": "--episodes 4",
     "record": "--steps 200 --envs 4",
+    "sweep": "--trials 1 --config.smoke=true --report_every 1",
     "make_control_data": "--help",  # A run of a few updates has no expert.
     "env_worker": "--help",  # It would wait for a run.
     "actor_worker": "--help",
@@ -121,6 +122,7 @@ def run(tmp_path_factory):
 def type_in(folder, command):
     variables, tool, arguments = split(command)
     env = environment(f"{QUICK_TO_COMPILE} {variables.pop('XLA_FLAGS', '')}") | variables
+    env["TRACKIO_DIR"] = str(folder / "trackio")
     process = start(
         [sys.executable, f"{ROOT}/tools/{tool}.py", *arguments], cwd=folder, env=env, stdout=subprocess.PIPE
     )

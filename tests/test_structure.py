@@ -161,11 +161,11 @@ def test_jaxs_private_api_stays_in_one_file_which_others_import_where_they_need_
             assert not [node for node in at_once if isinstance(node, ast.Import | ast.ImportFrom)], path
 
 
-# What is looked up by name: an algorithm's record and its factory, a source's functions, programs, and run loops.
+# What is looked up by name: an algorithm's record and its factory, functions of sources and trackers, programs, loops.
 INTERFACES = {
     *("AgentConfig", "make_agent", "main", "run", "SOURCE", "parse", "USAGE"),
     *("make_spec", "make_pool", "make_picture_pool", "make_environment", "make_spaces", "option_hints"),
-    "evaluation_protocol",
+    *("evaluation_protocol", "open_run"),
 }
 
 

@@ -63,9 +63,10 @@ def run(argv: list[str]) -> int:
     """Does what the command line asks for, and returns the exit code."""
     flags, rest = parse(argv)
     from podrl.launch.signals import StopSignals
-    from podrl.studies.sweep import Conductor, Sweep, open_study  # Imports JAX.
+    from podrl.studies.sweep import Conductor  # Imports JAX.
     from podrl.studies.sweep_report import write_report
     from podrl.studies.sweep_space import default_space, load_space
+    from podrl.studies.sweep_study import Sweep, open_study
     from podrl.telemetry.plotting import make_figure
 
     space = load_space(flags.space or default_space(flags.config), flags.config, rest)

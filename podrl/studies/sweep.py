@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
 import fcntl
-import os
 from pathlib import Path
 import sys
 import time
@@ -18,10 +17,9 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from podrl.config.config import ConfigError, check
+from podrl.config.config import ConfigError
 from podrl.config.programs import start_arguments
 from podrl.launch.signals import StopSignals
-from podrl.mistakes import shorten
 from podrl.runs.new_rows import NewRows
 from podrl.runs.records import Rows
 from podrl.runtime.stop_signals import INTERRUPTED
@@ -29,35 +27,12 @@ from podrl.studies.execution import LOG
 from podrl.studies.feasibility import as_arguments
 from podrl.studies.job import RunCommand, RunEnd, run_job
 from podrl.studies.sweep_space import Space
+from podrl.studies.sweep_study import Sweep, trial_folder
 from podrl.telemetry.metrics_file import is_number
 
 _ATTEMPTS = 3  # Times that a run is resumed within one sitting after it was killed from outside.
 _ASKING_S = 60.0  # After so long a trial without values was left by a conductor that was killed while it asked.
 _QUIET = {"log.tensorboard": "False"}  # The rows say the same.
-UNITS = ("learner_steps", "env_steps")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sweep:
-    """What a sweep is to find out, the same for all its conductors; plain values.
-
-    Attributes:
-        config: The config's file, from the root.
-        overrides: Overrides of all trials, by key.
-        objective: The metric.
-        direction: `maximize` or `minimize`.
-        last_rows: Number of last rows whose mean is a trial's value.
-        prune_by: What counts a trial's progress, one of `UNITS`.
-        report_every: How often the pruner hears of a trial, in that unit.
-    """
-
-    config: str
-    overrides: Mapping[str, str]
-    objective: str
-    direction: str
-    last_rows: int
-    prune_by: str
-    report_every: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,7 +82,7 @@ class Conductor:
                 elif "values" not in left.user_attrs and time.time() - left.datetime_start.timestamp() > _ASKING_S:
                     self.study.tell(left.number, state=TrialState.FAIL)
             counted = [each for each in known if "values" in each.user_attrs]
-            if len(counted) >= self.trials:
+            if len(counted) >= self.trials or "exhausted" in self.study.user_attrs:
                 return None
             trial = self.study.ask()
             _holds(stack, trial_folder(self.folder, trial.number) / ".conductor")
@@ -135,7 +110,7 @@ class Conductor:
         elif ending.code == 0:
             self._complete(trial)
         elif ending.had_enough:
-            self.study.tell(trial, state=TrialState.PRUNED)
+            self._tell(trial, state=TrialState.PRUNED)
             logging.info("Trial %d: pruned at %s %s", trial.number, f"{watch.step:,}", self.sweep.prune_by)
         else:
             self._fail(trial, f"exit code {ending.code}: {ending.text}")
@@ -159,15 +134,24 @@ class Conductor:
             self._fail(trial, f"no row has {self.sweep.objective}")
             return
         value = float(np.mean(found[-self.sweep.last_rows :]))
-        self.study.tell(trial, value)
+        self._tell(trial, value)
         logging.info("Trial %d: %s %.4g", trial.number, self.sweep.objective, value)
 
     def _fail(self, trial: Any, reason: str) -> None:
         from optuna.trial import TrialState
 
         trial.set_user_attr("reason", reason)
-        self.study.tell(trial, state=TrialState.FAIL)
+        self._tell(trial, state=TrialState.FAIL)
         logging.warning("Trial %d failed: %s", trial.number, reason)
+
+    def _tell(self, trial: Any, value: float | None = None, state: Any = None) -> None:
+        """Tells the study what came of a trial; samplers of a grid then stop a loop of Optuna's, which there is not."""
+        try:
+            self.study.tell(trial, value, state)
+        except RuntimeError:
+            if not self.study.get_trials(deepcopy=False)[trial.number].state.is_finished():
+                raise
+            self.study.set_user_attr("exhausted", True)
 
 
 class Watch:
@@ -198,52 +182,6 @@ class Watch:
         if self.step > step and not self._is_pruned:
             self._is_pruned = self._trial.should_prune()
         return self._is_pruned
-
-
-def trial_folder(folder: Path, number: int) -> Path:
-    """Returns the folder of a trial's run."""
-    return folder / "trials" / f"{number:04d}"
-
-
-def open_study(sweep: Sweep, space: Space, folder: Path, storage: str | None, name: str) -> Any:
-    """Makes Optuna's study, or opens it.
-
-    Args:
-        sweep: What it is to find out.
-        space: What it varies.
-        folder: Its folder.
-        storage: URL of a database, or path of a journal file; None for SQLite in the folder.
-        name: The study's name in the storage.
-
-    Raises:
-        ConfigError: If the storage cannot be opened, or has another sweep of this name; the message names what differs.
-    """
-    import optuna
-
-    place: Any = storage or f"sqlite:///{folder / 'study.db'}"
-    if place.startswith("sqlite:"):
-        place = optuna.storages.RDBStorage(place, engine_kwargs={"connect_args": {"timeout": 60}})
-    elif "://" not in place:
-        backend = optuna.storages.journal.JournalFileBackend(os.path.abspath(place))
-        place = optuna.storages.JournalStorage(backend)
-    warm_up = 5 * sweep.report_every
-    study = optuna.create_study(
-        storage=place,
-        study_name=name,
-        direction=sweep.direction,
-        sampler=space.make_sampler() if space.make_sampler else optuna.samplers.TPESampler(constant_liar=True),
-        pruner=space.make_pruner() if space.make_pruner else optuna.pruners.MedianPruner(5, warm_up),
-        load_if_exists=True,
-    )
-    now = dataclasses.asdict(sweep)
-    before = study.user_attrs.get("podrl")
-    if before is None:
-        check(not study.get_trials(deepcopy=False), f"The study {name!r} has trials of another program. Use --study.")
-        study.set_user_attr("podrl", now)
-        return study
-    changed = [f"{key} was {before.get(key)}, is {value}" for key, value in now.items() if before.get(key) != value]
-    check(not changed, f"The study {name!r} is another sweep: {shorten(changed)}. Choose another --workdir or --study.")
-    return study
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from podrl.studies.sweep import Sweep
+from podrl.studies.sweep_study import Sweep
 from podrl.telemetry import plotting
 
 _COMPLETE, _PRUNED, _BEST = "#1f77b4", "0.65", "#d62728"
@@ -15,7 +15,7 @@ _PANELS = 4  # Parameters that are shown, the most important ones.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Found:
+class FoundTrial:
     """What became of one trial.
 
     Attributes:
@@ -37,7 +37,7 @@ class Found:
     reason: str
 
 
-def draw_history(found: Sequence[Found], sweep: Sweep) -> bytes:
+def draw_history(found: Sequence[FoundTrial], sweep: Sweep) -> bytes:
     """Draws the value of each trial with the best so far, and beside it the curves of all trials by their steps."""
     figure = plotting.make_figure(12.0, 4.6)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
@@ -72,7 +72,7 @@ def draw_history(found: Sequence[Found], sweep: Sweep) -> bytes:
     return plotting.encode_figure(figure)
 
 
-def draw_importance(found: Sequence[Found], sweep: Sweep, shares: Mapping[str, float]) -> bytes:
+def draw_importance(found: Sequence[FoundTrial], sweep: Sweep, shares: Mapping[str, float]) -> bytes:
     """Draws the objective over the values of each parameter, the most important first, with its share in the title."""
     names = sorted({name for each in found for name in each.params}, key=lambda name: -shares.get(name, 0.0))[:_PANELS]
     figure = plotting.make_figure(max(4.2 * len(names), 6.0), 4.4)

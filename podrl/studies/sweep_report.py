@@ -9,8 +9,8 @@ import numpy as np
 
 from podrl.runs.records import read_json
 from podrl.runtime.tables import encode_table, make_console, print_rows
-from podrl.studies.sweep import Sweep, trial_folder
-from podrl.studies.sweep_figures import Found, draw_history, draw_importance
+from podrl.studies.sweep_figures import FoundTrial, draw_history, draw_importance
+from podrl.studies.sweep_study import Sweep, trial_folder
 
 _BEST = 3  # Configs that are written.
 _FILE = '''"""{name}: {objective} {value:.6g}.
@@ -28,10 +28,10 @@ def get_config() -> ml_collections.ConfigDict:
 '''
 
 
-def collect_trials(study: Any) -> list[Found]:
+def collect_trials(study: Any) -> list[FoundTrial]:
     """Returns what became of the trials so far, in their order."""
     return [
-        Found(
+        FoundTrial(
             number=each.number,
             state=each.state.name.lower(),
             value=each.value,
@@ -45,12 +45,12 @@ def collect_trials(study: Any) -> list[Found]:
     ]
 
 
-def in_order(found: Sequence[Found], direction: str) -> list[Found]:
+def in_order(found: Sequence[FoundTrial], direction: str) -> list[FoundTrial]:
     """Sorts trials: complete ones from the best on, then pruned ones, then others."""
     sign = -1.0 if direction == "maximize" else 1.0
     states = ("complete", "pruned")
 
-    def rank(each: Found) -> tuple[int, float, int]:
+    def rank(each: FoundTrial) -> tuple[int, float, int]:
         place = states.index(each.state) if each.state in states else len(states)
         return place, np.inf if each.value is None else sign * each.value, each.number
 
@@ -75,7 +75,7 @@ def write_report(study: Any, sweep: Sweep, folder: Path) -> None:
     show(found, keys, sweep, folder)
 
 
-def make_config_file(found: Found, sweep: Sweep, folder: Path) -> str:
+def make_config_file(found: FoundTrial, sweep: Sweep, folder: Path) -> str:
     """Returns the config of a trial as a file for `--config`, which needs no other file."""
     values = read_json(trial_folder(folder, found.number) / "config.json")
     settings = "\n".join(f"{key} = {value}" for key, value in found.values.items())
@@ -103,7 +103,7 @@ def find_importance(study: Any) -> dict[str, float]:
     return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
 
 
-def show(found: Sequence[Found], keys: Sequence[str], sweep: Sweep, folder: Path) -> None:
+def show(found: Sequence[FoundTrial], keys: Sequence[str], sweep: Sweep, folder: Path) -> None:
     """Prints the table of all trials, and a line with what to do with the best."""
     console = make_console()
     rows = []

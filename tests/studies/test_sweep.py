@@ -13,10 +13,11 @@ if importlib.util.find_spec("optuna") is None:
 import optuna
 
 from podrl.commands import sweep as command
-from podrl.studies.sweep import Sweep, Watch, trial_folder
-from podrl.studies.sweep_figures import Found, draw_history, draw_importance
+from podrl.studies.sweep import Watch
+from podrl.studies.sweep_figures import FoundTrial, draw_history, draw_importance
 from podrl.studies.sweep_report import in_order
-from tests.processes import ROOT, checkpoints, finish, launch, num_rows, read_rows, running, wait_for
+from podrl.studies.sweep_study import Sweep, trial_folder
+from tests.processes import LIMIT_S, ROOT, checkpoints, finish, launch, num_rows, read_rows, running, wait_for
 
 PROGRAM = ROOT / "tools/sweep.py"
 CATCH = ROOT / "configs/impala_catch.py"
@@ -106,7 +107,7 @@ def test_the_pruner_hears_of_the_same_steps_of_each_trial_once(tmp_path):
 
 def test_best_trials_come_first_and_failed_ones_last():
     def found(number, state, value):
-        return Found(number=number, state=state, value=value, values={}, params={}, curve={}, reason="")
+        return FoundTrial(number=number, state=state, value=value, values={}, params={}, curve={}, reason="")
 
     trials = [
         found(0, "pruned", 5.0),
@@ -121,7 +122,7 @@ def test_best_trials_come_first_and_failed_ones_last():
 
 def test_pictures_are_drawn_of_any_mixture_of_trials():
     def found(number, state, value, **params):
-        return Found(number=number, state=state, value=value, values={}, params=params, curve={10: 0.1}, reason="")
+        return FoundTrial(number=number, state=state, value=value, values={}, params=params, curve={10: 0.1}, reason="")
 
     trials = [
         found(2, "complete", 1.0, rate=1e-2, size=20, kind="a"),
@@ -204,8 +205,9 @@ def test_ctrl_c_leaves_a_trial_to_be_resumed_and_one_that_cannot_run_fails(tmp_p
         said = finish(process)
     assert process.returncode == 130, said
     assert "half-done; the same command resumes it" in said
-    with running(*SMALL, "--trials=2", cwd=tmp_path, program=PROGRAM) as process:
-        output, said = process.communicate(timeout=300)
+    with running(*SMALL, "--trials=5", cwd=tmp_path, program=PROGRAM) as process:  # The grid has two.
+        output, said = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, said
     assert sorted(states()) == ["COMPLETE", "FAIL"]
-    assert "failed: actors.num_envs=15 does not divide" in said + output
+    assert "failed: exit code 2: podrl: error: actors.num_envs=15 does not divide" in said
+    assert "failed: exit code 2: podrl: error: actors.num_envs=15 does not divide" in output

@@ -47,7 +47,7 @@ class TrackioRun:
         )
 
     def close(self, *, finished: bool) -> None:
-        """Has nothing left to do."""
+        """Does nothing: every write is a transaction."""
 
     def _media(self, item: Item, step: int) -> dict[str, Any]:
         """Copies a picture or video into the store, and returns what stands for it in a row."""
