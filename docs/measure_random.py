@@ -23,8 +23,14 @@ from podrl.envs.action_masks import random_actions
 from podrl.envs.opening import make_pool
 from podrl.envs.source import evaluation_protocol, load_source
 from podrl.experience.episodes import EpisodeTracker
+from podrl.types import Array, Timestep
 
 NUM_ENVS = 10
+
+
+def timestep_facts(timestep: Timestep) -> tuple[Array, Array, Array]:
+    """What episodes are counted by."""
+    return timestep.reward, timestep.discount, timestep.first
 
 
 def random_returns(source_name: str, env_id: str, episodes: int, seed: int = 1) -> np.ndarray:
@@ -43,8 +49,8 @@ def random_returns(source_name: str, env_id: str, episodes: int, seed: int = 1) 
         timestep = pool.reset()
         while min(map(len, found)) < wanted:
             for index, tracker in enumerate(trackers):
-                row = [np.asarray(x)[index : index + 1] for x in (timestep.reward, timestep.discount, timestep.first)]
-                found[index] += [episode.total for episode in tracker.step(*row)]
+                reward, discount, first = (np.asarray(x)[index : index + 1] for x in timestep_facts(timestep))
+                found[index] += [episode.total for episode in tracker.step(reward, discount, first)]
             pool.send(random_actions(actions, rng, timestep))
             timestep = pool.recv()
     return np.array([total for returns in found for total in returns[:wanted]])

@@ -9,6 +9,7 @@ from typing import Any
 from absl import flags as absl_flags
 from absl import logging
 
+from podrl.assembly import resolve
 from podrl.config import commandline
 from podrl.config.commandline import Parser
 from podrl.config.config import check
@@ -91,8 +92,11 @@ def define(flags: argparse.Namespace, rest: list[str]) -> Definition:
     seeds = parse_numbers("--seeds", flags.seeds, least=0, distinct=True)
     machines = _machines(flags)
     apart = overrides.pop("topology.seeds", None)
-    check(apart in (None, "1"), f"topology.seeds={apart}: a suite takes its seeds from --seeds. Drop this key, or set it "
-          "to 1 for a run for each seed.")  # fmt: skip
+    check(
+        apart in (None, "1"),
+        f"topology.seeds={apart}: a suite takes its seeds from --seeds. Drop this key, or set it to 1 for a run for "
+        "each seed.",
+    )
     base = commandline.override(commandline.load_config(flags.config), as_arguments(overrides))
     if flags.score == "evaluation" and not base.evaluate.every_updates:
         overrides = {"evaluate.every_updates": str(_NEVER), **overrides}
@@ -123,8 +127,8 @@ def _machines(flags: argparse.Namespace) -> Machines:
     check(flags.slices is None, "--slices is for --launch tpu.")
     check(flags.device is None or flags.launch == "slurm", "--device is for --launch slurm.")
     numbers = {name: parse_numbers(f"--{name}", getattr(flags, name)) for name in ("processes", "devices_per_process")}
-    for name, found in numbers.items():
-        check(len(found) <= 1, f"--{name}={getattr(flags, name)}: the runs of a suite have one number. Give one.")
+    for name, several in numbers.items():
+        check(len(several) <= 1, f"--{name}={getattr(flags, name)}: the runs of a suite have one number. Give one.")
     (processes,) = numbers["processes"] or (1,)
     devices = numbers["devices_per_process"] or (default_devices(flags.launch, processes),)
     return Machines(processes=processes, devices_per_process=devices[0])
@@ -157,14 +161,9 @@ def run(argv: list[str]) -> int:
 def _check_games(definition: Definition) -> None:
     """Raises ConfigError if a game is none of the config's source, before anything is run."""
     base: Any = commandline.load_config(definition.config)
-    from podrl.assembly import resolve
-    from podrl.envs.source import load_source
-
     for (game,) in definition.axes[0].values:
-        overrides = {**definition.overrides, GAME: game}
-        config = resolve(commandline.override(base, as_arguments(overrides)))
-        load_source(config.env.source).make_spec(config.env)
-        describe_protocol(config, str(definition.score))
+        given = as_arguments({**definition.overrides, GAME: game})
+        describe_protocol(resolve(commandline.override(base, given)), str(definition.score))
 
 
 def configure_logging() -> None:

@@ -1,7 +1,7 @@
 """Suites of games, the scales that make returns of different games comparable, and published scores.
 
 A scale puts a return between 0, uniformly random play, and 1, a reference: a human tester for Atari, the highest
-possible return for DM Control and MiniGrid, an agent for MinAtar. Each source is named in the data: `atari_scores.json`,
+possible return for DM Control and MiniGrid, an agent for MinAtar. The data name their sources: `atari_scores.json`,
 `suites.json` and `baselines.json`.
 """
 
@@ -53,8 +53,11 @@ def suite_games(text: str) -> list[str]:
     games: list[str] = []
     for name in filter(None, (part.strip() for part in text.split(","))):
         is_id = re.search(r"\W|\d", name) is not None and not re.fullmatch(r"[a-z]+\d*", name)
-        check(name in suites or is_id, f"--games: {name!r} is no suite{did_you_mean(name, suites)} "
-              f"Suites: {', '.join(suites)}; or ids of environments, separated by commas.")  # fmt: skip
+        check(
+            name in suites or is_id,
+            f"--games: {name!r} is no suite{did_you_mean(name, suites)} Suites: {', '.join(suites)}; or ids of "
+            "environments, separated by commas.",
+        )
         games += suites[name]["games"] if name in suites else [name]
     check(bool(games), f"--games={text} names no game. Suites: {', '.join(suites)}.")
     twice = sorted({game for game in games if games.count(game) > 1})
@@ -71,8 +74,8 @@ def find_scale(env_id: str) -> Scale | None:
         random = suite.get("random", {}).get(env_id)
         if random is not None:
             reference = suite["reference"]
-            value = reference["scores"][env_id] if "scores" in reference else reference["score"]
-            return Scale(random=random, reference=value, name=reference["name"])
+            value = reference["scores"].get(env_id) if "scores" in reference else reference["score"]
+            return None if value is None else Scale(random=random, reference=value, name=reference["name"])
     return None
 
 
@@ -94,15 +97,17 @@ def read_scales(path: Path) -> dict[str, Scale]:
         games = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"--scales={path} cannot be read ({error}); {expected}.") from None
-    found = {}
-    for game, values in games.items() if isinstance(games, dict) else [("", None)]:
-        numbers = [values.get(key) for key in ("random", "reference")] if isinstance(values, dict) else [None]
-        is_whole = all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
-        check(is_whole, f"--scales={path}: {game or 'it'} is no scale; {expected}.")
-        check(numbers[0] != numbers[1], f"--scales={path}: random and reference of {game} are the same, {numbers[0]}.")
-        name = str(values.get("name", "reference"))
-        found[game] = Scale(random=float(numbers[0]), reference=float(numbers[1]), name=name)
-    return found
+    check(isinstance(games, dict), f"--scales={path} is no dictionary of scales; {expected}.")
+    return {game: _read_scale(path, game, values, expected) for game, values in games.items()}
+
+
+def _read_scale(path: Path, game: str, values: Any, expected: str) -> Scale:
+    fields = values if isinstance(values, dict) else {}
+    random, reference = fields.get("random"), fields.get("reference")
+    is_whole = all(isinstance(number, int | float) and math.isfinite(number) for number in (random, reference))
+    check(is_whole, f"--scales={path}: {game} is no scale; {expected}.")
+    check(random != reference, f"--scales={path}: random and reference of {game} are the same, {random}.")
+    return Scale(random=random, reference=reference, name=str(fields.get("name", "reference")))
 
 
 def find_baselines(games: list[str]) -> list[Baseline]:

@@ -80,8 +80,14 @@ def conduct(
     if definition.place == "slurm":
         return _submit(definition, folder, trials, manner, program, kind)
     with sole_user(folder.path), StopSignals() as stop:
-        how = {"silence_s": manner.silence_s, "measure": kind.measure, "predict": predict}
-        runner = Runner(definition=definition, folder=folder, stop=stop, **how)
+        runner = Runner(
+            definition=definition,
+            folder=folder,
+            stop=stop,
+            silence_s=manner.silence_s,
+            measure=kind.measure,
+            predict=predict,
+        )
         code = run_all(runner, trials, retry_failed=manner.retry_failed)
         if code is not None:
             logging.info("Stopped. The same command goes on.")

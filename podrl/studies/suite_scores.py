@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from podrl.config.config import Config, check
+from podrl.envs.settings import settle
 from podrl.envs.source import evaluation_protocol, load_source, option_facts
 from podrl.evaluation.evaluator import ROW_KEY
 from podrl.evaluation.suites import Scale, find_scale, read_scales
@@ -40,7 +41,7 @@ class SuiteScores:
 
 def game_of(trial: Trial) -> str:
     """The id of the environment that a run plays."""
-    return trial.point.config.env.id
+    return str(trial.point.config.env.id)
 
 
 def score_run(folder: Folder, trial: Trial) -> dict[str, Any]:
@@ -71,13 +72,19 @@ def _last_row(rows: Rows, name: str) -> Mapping[str, Any] | None:
 
 
 def describe_protocol(config: Config, score: str) -> dict[str, Any]:
-    """How scores are made: the source's facts (sticky actions, action set, lives, time limit) and what is averaged."""
+    """How scores are made: the source's facts (sticky actions, action set, lives, time limit) and what is averaged.
+
+    Raises:
+        ConfigError: If the source lacks the environment, or cannot make it as the config asks for.
+    """
+    source = load_source(config.env.source)
+    env = settle(source, config.env)
     if score == "training":
-        limit = {"max_episode_steps": config.env.max_episode_steps} if config.env.max_episode_steps else {}
-        facts = {**limit, **option_facts(config.env)}
+        limit = {"max_episode_steps": env.max_episode_steps} if env.max_episode_steps else {}
+        facts = {**limit, **option_facts(env)}
         how = f"mean return of the newest {config.log.episodes} training episodes"
     else:
-        facts = dict(evaluation_protocol(load_source(config.env.source), config.env).facts)
+        facts = dict(evaluation_protocol(source, env).facts)
         actions = "greedy" if config.evaluate.greedy else "sampled"
         how = f"mean return of {config.evaluate.episodes} episodes, {actions} actions, with the last parameters"
     return {"score": how, "source": config.env.source, **facts}
@@ -91,25 +98,24 @@ def read_suite(folder: Folder, manner: Manner) -> SuiteScores:
     """
     definition = folder.read_definition()
     check(definition.score is not None, f"--workdir={folder.path} is the folder of a scaling study, not of a suite.")
-    trials = sorted(order(read_points(folder, manner), definition), key=lambda trial: _place(trial, definition.axes))
+    games = [game for (game,) in definition.axes[0].values]
+    trials = order(read_points(folder, manner), definition)
+    trials.sort(key=lambda trial: (games.index(game_of(trial)), trial.seed))
     records = [RunRecord(trial=each, status=folder.status(each), folder=folder.run_path(each)) for each in trials]
     scores: dict[str, list[float]] = {}
     protocols: dict[str, dict[str, Any]] = {}
     for record in records:
-        game = game_of(record.trial)
-        protocols.setdefault(game, describe_protocol(record.trial.point.config, str(definition.score)))
         for _, found in seeds_of(record):
-            scores.setdefault(game, []).append(found["score"])
-            protocols[game] = record.status.facts["protocol"]
+            scores.setdefault(game_of(record.trial), []).append(found["score"])
+            protocols[game_of(record.trial)] = record.status.facts["protocol"]
+    for record in records:
+        if game_of(record.trial) not in protocols:
+            protocols[game_of(record.trial)] = describe_protocol(record.trial.point.config, str(definition.score))
     config = records[0].trial.point.config
     steps = config.num_updates * config.env_steps_per_update
     return SuiteScores(
         name=config.name, records=records, scores=scores, protocols=protocols, budget={"env steps": steps}
     )
-
-
-def _place(trial: Trial, axes: Sequence[Any]) -> tuple[int, int]:
-    return [values[0] for axis in axes if axis.keys == (GAME,) for values in axis.values].index(game_of(trial)), trial.seed
 
 
 def seeds_of(record: RunRecord) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -128,7 +134,9 @@ def find_scales(folder: Folder, games: Sequence[str]) -> dict[str, Scale]:
 def check_comparable(suite: SuiteScores, other: SuiteScores, path: Any) -> None:
     """Raises ConfigError unless two suites share games, and play them by the same protocol."""
     shared = [game for game in suite.games if game in other.protocols]
-    check(bool(shared), f"--compare={path} has none of these games, but {shorten(other.games)}. Compare the same games.")
+    check(
+        bool(shared), f"--compare={path} has none of these games, but {shorten(other.games)}. Compare the same games."
+    )
     for game in shared:
         mine, theirs = suite.protocols[game], other.protocols[game]
         names = [name for name in {**mine, **theirs} if _plain(mine.get(name)) != _plain(theirs.get(name))]
