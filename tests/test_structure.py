@@ -40,7 +40,7 @@ ROOMS = [
         "launch",
         "studies",
     ),
-    "performance",
+    *("performance", "commands"),
 ]
 # What starts at once, or runs where no JAX is: launchers, processes that serve a run, tools over folders of runs.
 WITHOUT_JAX = [
@@ -138,7 +138,7 @@ def test_jaxs_private_api_stays_in_one_file_which_others_import_where_they_need_
 
 # What is looked up by name: an algorithm's record and its factory, a source's functions, programs, and run loops.
 INTERFACES = {
-    *("AgentConfig", "make_agent", "main", "run", "SOURCE"),
+    *("AgentConfig", "make_agent", "main", "run", "SOURCE", "parse", "USAGE"),
     *("make_spec", "make_pool", "make_picture_pool", "make_environment", "option_hints", "evaluation_protocol"),
 }
 

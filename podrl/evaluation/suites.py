@@ -107,7 +107,8 @@ def _read_scale(path: Path, game: str, values: Any, expected: str) -> Scale:
     is_whole = all(isinstance(number, int | float) and math.isfinite(number) for number in (random, reference))
     check(is_whole, f"--scales={path}: {game} is no scale; {expected}.")
     check(random != reference, f"--scales={path}: random and reference of {game} are the same, {random}.")
-    return Scale(random=random, reference=reference, name=str(fields.get("name", "reference")))
+    name = str(fields.get("name", "reference"))
+    return Scale(random=float(fields["random"]), reference=float(fields["reference"]), name=name)
 
 
 def find_baselines(games: list[str]) -> list[Baseline]:

@@ -164,20 +164,17 @@ def _aggregate_cells(standing: Standing) -> list[dict[str, str]]:
 
 
 def _game_cells(standing: Standing, game: str) -> dict[str, str]:
-    scale = standing.scales.get(game)
-    cells = {"game": game}
+    scale, cells = standing.scales.get(game), {"game": game}
     for suite in standing.suites:
         scores = suite.scores.get(game, ())
         cells[suite.name] = _spread(scores)
         cells[f"{suite.name}, normalised"] = (
-            f"{scale.normalise(float(np.mean(scores))):.2f}" if scale and scores else ""
+            _number(scale.normalise(float(np.mean(scores)))) if scale and scores else ""
         )
     for each in standing.baselines:
         cells[each.name] = _number(np.mean(each.scores[game])) if game in each.scores else ""
-    return cells | {
-        "random": _number(scale.random) if scale else "",
-        "reference": _number(scale.reference) if scale else "",
-    }
+    random, reference = ("", "") if scale is None else (_number(scale.random), _number(scale.reference))
+    return cells | {"random": random, "reference": reference}
 
 
 def _spread(scores: Sequence[float]) -> str:
