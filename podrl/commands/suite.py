@@ -19,7 +19,7 @@ from podrl.config.user_modules import ROOT
 from podrl.evaluation.suites import read_scales, suite_games
 from podrl.runtime.tables import FORMATS
 from podrl.runtime.tool import check_known, parse_numbers, run_tool
-from podrl.studies.conduct import Kind, conduct, conduct_one, show_commands
+from podrl.studies.conduct import StudyKind, conduct, conduct_one, show_commands
 from podrl.studies.feasibility import as_arguments
 from podrl.studies.folder import Folder
 from podrl.studies.grid import Axis, Definition, Machines, Manner
@@ -78,7 +78,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return flags, rest
 
 
-def define(flags: argparse.Namespace, rest: list[str]) -> Definition:
+def define_suite(flags: argparse.Namespace, rest: list[str]) -> Definition:
     """The suite that the flags ask for.
 
     Raises:
@@ -140,12 +140,12 @@ def run(argv: list[str]) -> int:
     names = ("retry_failed", "accept_changes", "silence_s", "at_once", "table")
     manner = Manner(**{name: getattr(flags, name) for name in names})
     folder = Folder(flags.workdir)
-    kind = Kind(measure=score_run, report=functools.partial(report_suite, compared=flags.compare))
+    kind = StudyKind(measure=score_run, report=functools.partial(report_suite, compared=flags.compare))
     if flags.point is not None:
         return conduct_one(flags.workdir, flags.point, manner, kind)
     if flags.report_only:
         return kind.report(folder, manner)
-    definition = define(flags, rest)
+    definition = define_suite(flags, rest)
     _check_games(definition)
     program = ROOT / "tools/suite.py"
     if flags.dry_run:
@@ -166,7 +166,7 @@ def _check_games(definition: Definition) -> None:
         describe_protocol(resolve(commandline.override(base, given)), str(definition.score))
 
 
-def configure_logging() -> None:
+def _configure_logging() -> None:
     """Lines of the suite's own, on stderr: `[suite 12:00:01] text`."""
     if not absl_flags.FLAGS.is_parsed():
         absl_flags.FLAGS.mark_as_parsed()
@@ -182,5 +182,5 @@ def main(argv: list[str]) -> int:
     0: every run is complete; 1: some are not, and the last line names them; 2: a mistake in the command or a config,
     and nothing was started; 75 and 130: told to stop, and the same command continues.
     """
-    configure_logging()
+    _configure_logging()
     return run_tool("suite", lambda: run(argv), farewell="interrupted; the same command continues.")

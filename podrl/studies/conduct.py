@@ -30,7 +30,7 @@ REPORT = "report.html"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Kind:
+class StudyKind:
     """What a study is for: what is measured of a run, and the report that is made of all runs."""
 
     measure: Measure
@@ -63,7 +63,7 @@ def conduct(
     manner: Manner,
     program: Path,
     predict: Predict | None = None,
-    kind: Kind | None = None,
+    kind: StudyKind | None = None,
 ) -> int:
     """Conducts a study, or resumes it: a scaling study, or one of another `kind`.
 
@@ -98,7 +98,7 @@ def conduct(
         return kind.report(folder, manner)
 
 
-def conduct_one(workdir: str, number: int, manner: Manner, kind: Kind | None = None) -> int:
+def conduct_one(workdir: str, number: int, manner: Manner, kind: StudyKind | None = None) -> int:
     """Makes one run of a study that another command has begun: a task of a SLURM array.
 
     Returns:
@@ -146,7 +146,7 @@ def report(folder: Folder, manner: Manner) -> int:
     return tell_end(folder, records)
 
 
-SCALING_STUDY = Kind(measure=measure_speed, report=report)
+SCALING_STUDY = StudyKind(measure=measure_speed, report=report)
 
 
 def read_points(folder: Folder, manner: Manner) -> list[Point]:
@@ -193,7 +193,7 @@ def _examine(definition: Definition, manner: Manner) -> tuple[list[Point], list[
 
 
 def _submit(
-    definition: Definition, folder: Folder, trials: Sequence[Trial], manner: Manner, program: Path, kind: Kind
+    definition: Definition, folder: Folder, trials: Sequence[Trial], manner: Manner, program: Path, kind: StudyKind
 ) -> int:
     slurm_array.require_idle(folder)
     statuses = [take_up(folder, trial, retry_failed=manner.retry_failed) for trial in trials]

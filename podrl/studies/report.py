@@ -78,12 +78,12 @@ def make_page(
         title=escape(title),
         style=STYLE,
         subtitle=escape(_subtitle(records, starts[0]["started"])),
-        answer=wrap("p", filter(None, answer)),
+        answer=wrap_each("p", filter(None, answer)),
         failed=list_failures(records, manifest["invalid"]),
         figures="".join(embed(name, image, CAPTIONS[name]) for name, image in figures.items()),
         table=_table(summaries),
         files=escape("Every run, with all that was measured, is a row of {}; these points are in {}.".format(*files)),
-        caveats=wrap("li", notes),
+        caveats=wrap_each("li", notes),
         facts=_facts(manifest),
         command=escape(shlex.join(["python", *starts[0]["argv"]])),
     )
@@ -104,7 +104,7 @@ def list_failures(records: Sequence[RunRecord], invalid: Sequence[Mapping[str, s
         why = f", exit code {facts['exit_code']}: {facts['text']}" if word == "failed" else ""
         items += [f"{record.trial.name}: {word}{why}"] if word != "complete" else []
     items += ["{name}: left out: {reason}".format(**each) for each in invalid]
-    return f'<h2>What is missing</h2><div class="failed"><ul>{wrap("li", items)}</ul></div>' if items else ""
+    return f'<h2>What is missing</h2><div class="failed"><ul>{wrap_each("li", items)}</ul></div>' if items else ""
 
 
 def embed(name: str, image: bytes, caption: str) -> str:
@@ -121,11 +121,11 @@ def _table(summaries: Sequence[PointSummary]) -> str:
 def tabulate(rows: Sequence[Mapping[str, str]]) -> str:
     """A table of these rows, which have the same columns; those that all leave empty are left out."""
     columns = [name for name in (rows[0] if rows else ()) if any(row[name] for row in rows)]
-    body = "".join(f"<tr>{wrap('td', (row[name] for name in columns))}</tr>" for row in rows)
-    return f"<table><thead><tr>{wrap('th', columns)}</tr></thead><tbody>{body}</tbody></table>"
+    body = "".join(f"<tr>{wrap_each('td', (row[name] for name in columns))}</tr>" for row in rows)
+    return f"<table><thead><tr>{wrap_each('th', columns)}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def wrap(tag: str, texts: Iterable[str]) -> str:
+def wrap_each(tag: str, texts: Iterable[str]) -> str:
     """The texts, each in a tag of its own."""
     return "".join(f"<{tag}>{escape(text)}</{tag}>" for text in texts)
 

@@ -9,7 +9,7 @@ import numpy as np
 from podrl.studies.suite_statistics import (
     AGGREGATES,
     Games,
-    bootstrap,
+    bootstrap_interval,
     estimate_over_games,
     performance_profile,
 )
@@ -80,7 +80,7 @@ def _draw_profile(contenders: Sequence[Contender], scale: str) -> bytes:
         (handles[each.name],) = axes.plot(
             thresholds, 100 * performance_profile(each.games, thresholds), how, color=colour, linewidth=2
         )
-        band = bootstrap(each.games, lambda games: performance_profile(games, thresholds))
+        band = bootstrap_interval(each.games, lambda games: performance_profile(games, thresholds))
         if band is not None:
             axes.fill_between(thresholds, *(100 * band), color=colour, alpha=0.18, linewidth=0)
     axes.axvline(1.0, color="0.6", linewidth=1, linestyle=":")

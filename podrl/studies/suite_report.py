@@ -23,7 +23,7 @@ from podrl.studies.report import (
     embed,
     list_failures,
     tabulate,
-    wrap,
+    wrap_each,
 )
 from podrl.studies.suite_figures import draw_suite
 from podrl.studies.suite_scores import SuiteScores, check_comparable, find_scales, read_suite
@@ -124,7 +124,7 @@ def _make_page(
         title=escape(f"{suite.name} on {len(suite.games)} games"),
         style=STYLE,
         subtitle=escape(f"{len(words)} runs{several}: {counts}. Begun {starts[0]['started']}."),
-        answer=wrap("p", _answer(standing)),
+        answer=wrap_each("p", _answer(standing)),
         failed=list_failures(suite.records, manifest["invalid"]),
         aggregates=tabulate(_aggregate_cells(standing)),
         figures="".join(embed(name, image, _CAPTIONS[name]) for name, image in figures.items()),
@@ -132,7 +132,7 @@ def _make_page(
         runs=escape(files[0]),
         table=escape(files[1]),
         protocol=define_terms(_describe_protocols(suite)),
-        caveats=wrap("li", _caveats(standing)),
+        caveats=wrap_each("li", _caveats(standing)),
         sources=define_terms(sources),
         facts=define_terms(facts | describe_starts(starts)),
         command=escape(shlex.join(["python", *starts[0]["argv"]])),

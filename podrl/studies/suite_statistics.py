@@ -67,7 +67,7 @@ def probability_of_improvement(games: Games, others: Games) -> np.ndarray:
     return np.mean(wins, axis=0)
 
 
-def bootstrap(games: Games, statistic: Callable[[Games], np.ndarray], *, seed: int = 1) -> np.ndarray | None:
+def bootstrap_interval(games: Games, statistic: Callable[[Games], np.ndarray], *, seed: int = 1) -> np.ndarray | None:
     """The 95 % interval [2, ...] of a statistic, by percentiles; None if no game has two seeds.
 
     Seeds are drawn with replacement within each game, so that every resample has all games.
@@ -82,7 +82,7 @@ def bootstrap(games: Games, statistic: Callable[[Games], np.ndarray], *, seed: i
 
 def estimate_over_games(games: Games, statistic: Callable[[Games], np.ndarray]) -> Estimate:
     """A statistic and its interval."""
-    found = bootstrap(games, statistic)
+    found = bootstrap_interval(games, statistic)
     low, high = (None, None) if found is None else map(float, found)
     return Estimate(mean=float(statistic(games)), low=low, high=high)
 

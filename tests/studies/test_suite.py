@@ -29,7 +29,7 @@ def command(workdir, *more, games="Pong-v5,Breakout-v5", config=ATARI):
 def leave_suite(workdir, returns=RETURNS, *more):
     """A suite whose runs are complete, as their results say."""
     flags, rest = suite.parse(command(workdir, *more))
-    definition = suite.define(flags, rest)
+    definition = suite.define_suite(flags, rest)
     folder = Folder(workdir)
     from podrl.studies.conduct import _examine
 
@@ -101,7 +101,7 @@ def test_suites_of_different_protocols_are_not_compared(tmp_path, capsys):
 def test_games_without_a_scale_have_returns_and_no_statistics(tmp_path):
     config = {"games": "Catch-v0", "config": CATCH}
     flags, rest = suite.parse(command(tmp_path, **config))
-    assert suite.define(flags, rest).axes[0].values == (("Catch-v0",),)
+    assert suite.define_suite(flags, rest).axes[0].values == (("Catch-v0",),)
     scales = tmp_path / "scales.json"
     scales.write_text(json.dumps({"Catch-v0": {"random": -1.0, "reference": -1.0}}))
     with pytest.raises(ValueError, match="random and reference of Catch-v0 are the same"):
@@ -144,12 +144,12 @@ def test_seeds_of_anakin_are_trained_by_one_program(tmp_path):
     config = str(ROOT / "configs/impala_minatar.py")
 
     def define(*more):
-        return suite.define(*suite.parse([*command(tmp_path, config=config, games="minatar"), *more]))
+        return suite.define_suite(*suite.parse([*command(tmp_path, config=config, games="minatar"), *more]))
 
     assert define().together
     assert not define("--config.topology.seeds=1").together
     assert not define("--seeds=1,3").together
-    assert not suite.define(*suite.parse(command(tmp_path))).together
+    assert not suite.define_suite(*suite.parse(command(tmp_path))).together
 
 
 TINY = (

@@ -7,7 +7,7 @@ from scipy import stats
 from podrl.evaluation.suites import find_baselines, find_scale, suite_games
 from podrl.studies.suite_statistics import (
     AGGREGATES,
-    bootstrap,
+    bootstrap_interval,
     estimate_over_games,
     interquartile_mean,
     mean,
@@ -42,7 +42,7 @@ def test_aggregates_and_their_intervals_are_rliables(name):
 def test_the_profile_is_rliables():
     thresholds = np.array([0.25, 0.5, 1.0, 2.0])
     assert performance_profile(list(X), thresholds) == pytest.approx([0.9, 0.7, 0.283333, 0.05], abs=1e-6)
-    low, high = bootstrap(list(X), lambda games: performance_profile(games, thresholds))
+    low, high = bootstrap_interval(list(X), lambda games: performance_profile(games, thresholds))
     assert low == pytest.approx([0.8333, 0.6, 0.1833, 0.0167], abs=0.02)
     assert high == pytest.approx([0.9667, 0.8, 0.4, 0.1], abs=0.02)
 
@@ -50,7 +50,7 @@ def test_the_profile_is_rliables():
 def test_the_probability_of_improvement_is_rliables():
     assert probability_of_improvement(list(X), list(Y)) == pytest.approx(0.581667, abs=1e-6)
     both = [*X, *Y]
-    low, high = bootstrap(both, lambda games: probability_of_improvement(games[:12], games[12:]))
+    low, high = bootstrap_interval(both, lambda games: probability_of_improvement(games[:12], games[12:]))
     assert (low, high) == pytest.approx((0.4767, 0.6833), abs=0.02)
 
 
@@ -67,12 +67,12 @@ def test_games_may_have_different_numbers_of_seeds_and_count_alike():
     games = [np.array([0.0, 0.0, 0.0, 0.0]), np.array([3.0])]
     assert mean(games) == 1.5
     assert optimality_gap(games) == 0.5  # What lies above the reference does not count.
-    low, high = bootstrap(games, mean)
+    low, high = bootstrap_interval(games, mean)
     assert (low, high) == (1.5, 1.5)
 
 
 def test_one_seed_has_no_interval():
-    assert bootstrap([np.array([1.0]), np.array([2.0])], mean) is None
+    assert bootstrap_interval([np.array([1.0]), np.array([2.0])], mean) is None
 
 
 def test_the_bootstrap_is_scipys_of_each_game_by_itself():
@@ -80,7 +80,7 @@ def test_the_bootstrap_is_scipys_of_each_game_by_itself():
     draws = stats.bootstrap(
         tuple(games), lambda *drawn, axis=-1: mean(drawn), paired=False, n_resamples=5000, method="percentile", rng=1
     ).confidence_interval
-    assert tuple(bootstrap(games, mean)) == pytest.approx((draws.low, draws.high), abs=0.015)
+    assert tuple(bootstrap_interval(games, mean)) == pytest.approx((draws.low, draws.high), abs=0.015)
 
 
 def test_every_game_of_a_suite_has_a_scale_and_random_play_scores_less_than_the_reference():
