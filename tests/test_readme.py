@@ -22,6 +22,7 @@ SMOKE = {
     "benchmark": "--smoke --repeats 1 --seconds 0.2",
     "plan": "--config.smoke=true",
     "simulate": "--smoke --seconds 0.5 --updates 5 --seeds 1",
+    "suite": "--dry_run",
     "scaling_study": "--processes 1 --scaling weak --seconds 1 --no_prediction",
     "evaluate": "--episodes 4",
     "record": "--steps 200 --envs 4",

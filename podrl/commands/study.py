@@ -13,14 +13,14 @@ from podrl.config.paths import absolute_workdir
 from podrl.config.programs import start_arguments
 from podrl.config.ranges import LONGEST_S, check_flag
 from podrl.launch.local import visible_gpus
-from podrl.launch.options import FLAGS
 from podrl.runtime.tables import FORMATS
 from podrl.runtime.tool import check_known, parse_numbers, run_tool
 from podrl.studies.conduct import conduct, conduct_one, report, show_commands
 from podrl.studies.execution import Predict
 from podrl.studies.folder import Folder
-from podrl.studies.grid import PLACES, SCALINGS, SPLIT, Definition, Machines, Manner, make_axis, split_list
-from podrl.studies.places import default_devices, launch_flags
+from podrl.studies.grid import SCALINGS, SPLIT, Definition, Machines, Manner, make_axis, split_list
+from podrl.studies.launch_flags import add_launch_flags, launch_values, read_slices
+from podrl.studies.places import default_devices
 
 USAGE = """%(prog)s --config impala_catch --workdir runs/study --processes 1,2,4 --seconds 30
           [--config.x.y=...] [--devices_per_process 1] [--axis KEY=V1,V2 ...] [--split A:L,A:L]
@@ -54,14 +54,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--seeds", default="1", metavar="S,S,...", help="each point is run with each (1)")
     parser.add_argument("--steps", type=float, metavar="N", help="env steps of each run (the config's)")
     parser.add_argument("--seconds", type=float, metavar="S", help="of training, after which a run is ended")
-    parser.add_argument("--launch", choices=PLACES, default="local", help="where (local)")
-    parser.add_argument("--device", choices=("gpu", "cpu"), default=None, help="what devices are on SLURM (gpu)")
-    parser.add_argument("--at_once", type=int, default=0, metavar="K", help="tasks of a SLURM array at a time (all)")
-    parser.add_argument("--slices", metavar="T=PxD,...", help="TPU types, as v5litepod-16=4x4 (processes x chips)")
-    for name in sorted({name for place in ("slurm", "tpu") for name in launch_flags(place)}):
-        place = next(place for place in ("slurm", "tpu") if name in launch_flags(place))
-        extra = {"action": "store_true"} if FLAGS[name].value is None else {"type": FLAGS[name].kind}
-        parser.add_argument(f"--{name}", help=f"{place}: {FLAGS[name].text}", **extra)
+    add_launch_flags(parser)
     parser.add_argument("--dry_run", action="store_true", help="print what would be run, and start nothing")
     parser.add_argument("--report_only", action="store_true", help="write the report of what there is; run nothing")
     parser.add_argument("--retry_failed", action="store_true", help="try runs that failed again")
@@ -116,54 +109,20 @@ def define(flags: argparse.Namespace, rest: list[str]) -> Definition:
         seconds=flags.seconds,
         place=flags.launch,
         device=flags.device or "gpu",
-        flags=_launch_values(flags),
+        flags=launch_values(flags),
     )
 
 
 def _machines(flags: argparse.Namespace) -> tuple[Machines, ...]:
     """Those of `--slices`, or all processes with all devices."""
     if flags.launch == "tpu":
-        check(flags.slices is not None, "--launch tpu needs --slices, such as v5litepod-4=1x4,v5litepod-16=4x4.")
-        for name in ("processes", "devices_per_process"):
-            check(getattr(flags, name) is None, f"--{name}: a TPU's type says how many. Drop it, --slices has them.")
-        return tuple(_slice(text) for text in split_list(flags.slices))
+        return read_slices(flags)
     check(flags.slices is None, "--slices is for --launch tpu.")
     processes = parse_numbers("--processes", flags.processes or "1", distinct=True)
     if flags.devices_per_process is None:
         return tuple(Machines(processes=p, devices_per_process=default_devices(flags.launch, p)) for p in processes)
     devices = parse_numbers("--devices_per_process", flags.devices_per_process, distinct=True)
     return tuple(Machines(processes=p, devices_per_process=d) for d in devices for p in processes)
-
-
-def _slice(text: str) -> Machines:
-    kind, _, size = text.partition("=")
-    processes, _, chips = size.partition("x")
-    check(
-        bool(kind) and all(part.isdigit() and int(part) > 0 for part in (processes, chips)),
-        f"--slices: {text!r} must be TYPE=PROCESSESxCHIPS, such as v5litepod-16=4x4: four hosts with four chips each.",
-    )
-    return Machines(processes=int(processes), devices_per_process=int(chips), slice_type=kind)
-
-
-def _launch_values(flags: argparse.Namespace) -> dict[str, str]:
-    """Flags of the launcher, as text.
-
-    Raises:
-        ConfigError: if one is for another place, or missing.
-    """
-    taken = launch_flags(flags.launch)
-    given = {}
-    for name in {name for place in PLACES for name in launch_flags(place)}:
-        value = getattr(flags, name)
-        if value is None or value is False:
-            continue
-        place = next(place for place in PLACES if name in launch_flags(place))
-        check(name in taken, f"--{name} is for --launch {place}. Add that, or drop --{name}.")
-        given[name] = "" if value is True else str(value)
-    if flags.launch == "tpu":
-        for name in ("tpu", "zone"):
-            check(name in given, f"--launch tpu needs --{name}.")
-    return dict(sorted(given.items()))
 
 
 def run(argv: list[str]) -> int:

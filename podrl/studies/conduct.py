@@ -1,6 +1,6 @@
 """Conducts a study: finds out what can be run, runs what is left, and writes tables, figures and the report."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import shlex
 import sys
@@ -14,7 +14,7 @@ from podrl.runs.folder_guard import sole_user
 from podrl.runtime.job.secret import EXPORT
 from podrl.runtime.tables import encode_table
 from podrl.studies import slurm_array
-from podrl.studies.execution import Predict, Runner, order, run_all, take_up, tell
+from podrl.studies.execution import Measure, Predict, Runner, measure_speed, order, run_all, take_up, tell
 from podrl.studies.feasibility import Infeasible, examine
 from podrl.studies.figures import draw_all
 from podrl.studies.folder import Folder
@@ -28,11 +28,19 @@ from podrl.telemetry.plotting import make_figure
 REPORT = "report.html"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyKind:
+    """What a study is for: what is measured of a run, and the report that is made of all runs."""
+
+    measure: Measure
+    report: Callable[[Folder, Manner], int]  # writes it; returns the exit code: 1 if a run is not complete
+
+
 def show_commands(definition: Definition, workdir: str, manner: Manner, program: Sequence[str]) -> None:
     """Prints what would be run: every command, and the scripts of SLURM's jobs."""
     folder = _open(definition, workdir)
     feasible, infeasible = _examine(definition, manner)
-    trials = order(feasible, definition.seeds)
+    trials = order(feasible, definition)
     for each in infeasible:
         sys.stdout.write(f"# Left out: {each.name}: {each.reason}\n")
     if definition.place == "slurm":
@@ -54,22 +62,31 @@ def conduct(
     manner: Manner,
     program: Sequence[str],
     predict: Predict | None = None,
+    kind: StudyKind | None = None,
 ) -> int:
-    """Conducts a study, or resumes it.
+    """Conducts a study, or resumes it: a scaling study, or one of another `kind`.
 
     Returns:
         The exit code: 0 if every run is complete, or submitted; 1 if one is not; 75 and 130 if told to stop.
     """
+    kind = kind or SCALING_STUDY
     feasible, infeasible = _examine(definition, manner)
     make_figure(1, 1)  # Matplotlib may be missing; better now than after hours.
     encode_table([], manner.table)
     folder = _open(definition, workdir)
     folder.begin(definition, feasible, infeasible, argv, accept_changes=manner.accept_changes)
-    trials = order(feasible, definition.seeds)
+    trials = order(feasible, definition)
     if definition.place == "slurm":
-        return _submit(definition, folder, trials, manner, program)
+        return _submit(definition, folder, trials, manner, program, kind)
     with sole_user(folder.path), StopSignals() as stop:
-        runner = Runner(definition=definition, folder=folder, stop=stop, silence_s=manner.silence_s, predict=predict)
+        runner = Runner(
+            definition=definition,
+            folder=folder,
+            stop=stop,
+            silence_s=manner.silence_s,
+            measure=kind.measure,
+            predict=predict,
+        )
         code = run_all(runner, trials, retry_failed=manner.retry_failed)
         if code is not None:
             logging.info("Stopped. The same command goes on.")
@@ -77,10 +94,10 @@ def conduct(
         if definition.place == "tpu":  # They cost money.
             names = dict.fromkeys(slice_name(definition, trial.point.machines) for trial in trials)
             logging.info("The TPU(s) %s stay: delete them when you are done (docs/tpu.md).", ", ".join(names))
-        return report(folder, manner)
+        return kind.report(folder, manner)
 
 
-def conduct_one(workdir: str, number: int, manner: Manner) -> int:
+def conduct_one(workdir: str, number: int, manner: Manner, kind: StudyKind | None = None) -> int:
     """Makes one run of a study that another command has begun: a task of a SLURM array.
 
     Returns:
@@ -89,11 +106,12 @@ def conduct_one(workdir: str, number: int, manner: Manner) -> int:
     folder = Folder(workdir)
     definition = folder.read_definition()
     feasible, _ = _examine(definition, dataclasses.replace(manner, skip_invalid=True))
-    trials = order(feasible, definition.seeds)
+    trials = order(feasible, definition)
     check(0 <= number < len(trials), f"--point={number}: this study has runs 0 to {len(trials) - 1}.")
     trial = trials[number]
     with StopSignals() as stop:
-        runner = Runner(definition=definition, folder=folder, stop=stop, silence_s=manner.silence_s)
+        measure = (kind or SCALING_STUDY).measure
+        runner = Runner(definition=definition, folder=folder, stop=stop, silence_s=manner.silence_s, measure=measure)
         logging.info("%d of %d: %s", number, len(trials), trial.name)
         status = runner.run(trial)
         logging.info("%d of %d: %s", number, len(trials), tell(status))
@@ -124,10 +142,19 @@ def report(folder: Folder, manner: Manner) -> int:
         (folder.path / "figures" / f"{name}.png").write_bytes(image)
     page = make_page(manifest, records, summaries, figures=figures, platform=platform(definition), files=list(tables))
     (folder.path / REPORT).write_text(page)
-    return _tell_end(folder, records)
+    return tell_end(folder, records)
 
 
-def _tell_end(folder: Folder, records: Sequence[RunRecord]) -> int:
+SCALING_STUDY = StudyKind(measure=measure_speed, report=report)
+
+
+def read_points(folder: Folder, manner: Manner) -> list[Point]:
+    """The points of a folder's study that can be run."""
+    return _examine(folder.read_definition(), dataclasses.replace(manner, skip_invalid=True))[0]
+
+
+def tell_end(folder: Folder, records: Sequence[RunRecord]) -> int:
+    """Says what is not complete, and where the report is; returns the exit code."""
     path = folder.path / REPORT
     lost = [record for record in records if record.status.word != "complete"]
     if not lost:
@@ -165,13 +192,18 @@ def _examine(definition: Definition, manner: Manner) -> tuple[list[Point], list[
 
 
 def _submit(
-    definition: Definition, folder: Folder, trials: Sequence[Trial], manner: Manner, program: Sequence[str]
+    definition: Definition,
+    folder: Folder,
+    trials: Sequence[Trial],
+    manner: Manner,
+    program: Sequence[str],
+    kind: StudyKind,
 ) -> int:
     slurm_array.require_idle(folder)
     statuses = [take_up(folder, trial, retry_failed=manner.retry_failed) for trial in trials]
     left = {number: trials[number] for number, status in enumerate(statuses) if status is not None}
     if not left:
-        return report(folder, manner)
+        return kind.report(folder, manner)
     scripts = slurm_array.make_scripts(definition, folder, left, program, manner)
     jobs = [slurm_array.submit_study(folder, script) for script in scripts]
     last = slurm_array.submit_study(folder, slurm_array.make_last(definition, folder, jobs, program))

@@ -1,6 +1,6 @@
 """Runs what is left of a study, one run after another; a run that fails does not end it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 from pathlib import Path
@@ -23,6 +23,7 @@ from podrl.studies.measurement import MEASURED_FIELDS, measure_rows, measured_se
 from podrl.studies.places import make_run_command
 
 Predict = Callable[[Config, int, int], float | None]  # (config, processes, devices of each) -> env steps per second
+Measure = Callable[[Folder, Trial], Mapping[str, Any]]  # what `result.json` says of a run that has ended
 LOG = "job.log"
 
 
@@ -34,6 +35,7 @@ class Runner:
     folder: Folder  # that it is kept in
     stop: StopSignals  # catches the signals to this process
     silence_s: float  # how long a run may say nothing
+    measure: Measure  # raises RuntimeError for a run that left nothing to measure
     # env steps per second of a config on so many processes of so many devices; None for no prediction
     predict: Predict | None = None
 
@@ -70,10 +72,10 @@ class Runner:
 
     def _complete(self, trial: Trial, ending: RunEnd, predicted: float | None, job_s: float | None = None) -> Status:
         try:
-            measurement = measure_rows(self.folder.rows(trial), uncounted_updates(trial.point.config))
+            found = self.measure(self.folder, trial)
         except RuntimeError as error:
             return self._fail(trial, dataclasses.replace(ending, text=str(error)))
-        facts = {"exit_code": ending.code, "job_s": job_s, "measurement": dataclasses.asdict(measurement)}
+        facts = {"exit_code": ending.code, "job_s": job_s, **found}
         return self.folder.settle(trial, "complete", facts | {"predicted_env_steps_per_second": predicted})
 
     def _fail(self, trial: Trial, ending: RunEnd) -> Status:
@@ -111,12 +113,19 @@ class Runner:
                     (folder / LOG).write_bytes(log.read_bytes())
 
 
-def order(points: Sequence[Point], seeds: Sequence[int]) -> list[Trial]:
+def measure_speed(folder: Folder, trial: Trial) -> dict[str, Any]:
+    """What a scaling study measures of a run. Raises RuntimeError if it left too few rows."""
+    measurement = measure_rows(folder.rows(trial), uncounted_updates(trial.point.config))
+    return {"measurement": dataclasses.asdict(measurement)}
+
+
+def order(points: Sequence[Point], definition: Definition) -> list[Trial]:
     """All runs: every point once before any is repeated, so that a machine that slows down harms all alike.
 
     On TPUs the runs of one slice come together, since slices are created one by one.
     """
-    trials = [Trial(point=point, seed=seed) for seed in seeds for point in points]
+    starts, count = (definition.seeds[:1], len(definition.seeds)) if definition.together else (definition.seeds, 1)
+    trials = [Trial(point=point, seed=seed, num_seeds=count) for seed in starts for point in points]
     slices = list(dict.fromkeys(point.machines.slice_type for point in points))
     return sorted(trials, key=lambda trial: slices.index(trial.point.machines.slice_type))
 
@@ -148,6 +157,9 @@ def run_all(runner: Runner, trials: Sequence[Trial], *, retry_failed: bool) -> i
 
 def tell(status: Status) -> str:
     """What a run came to, in one line."""
+    if status.word == "complete" and "scores" in status.facts:
+        scores = [f"{each['score']:,.2f} with seed {seed}" for seed, each in status.facts["scores"].items()]
+        return f"complete: returns {', '.join(scores)}"
     if status.word == "complete":
         found = status.facts["measurement"]
         return (

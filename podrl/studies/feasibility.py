@@ -55,7 +55,10 @@ def examine(definition: Definition, platform: str) -> tuple[list[Point], list[In
                 place: dict[str, Any] = {"scaling": scaling, "machines": machines, "settings": settings}
                 try:
                     growth = (learners.get(machines, least), least) if scaling == "weak" else (1, 1)
-                    feasible.append(_put_together(base, common, place, growth, platform))
+                    point = _put_together(base, common, place, growth, platform)
+                    if definition.score is None:
+                        _check_measurable(point.config)
+                    feasible.append(point)
                 except ConfigError as error:
                     infeasible.append(Infeasible(name=point_name(**place), reason=str(error)))
     feasible.sort(key=lambda each: definition.scaling.index(each.scaling))
@@ -83,19 +86,18 @@ def _put_together(
     base: object, values: Mapping[str, str], place: Mapping[str, Any], growth: tuple[int, int], platform: str
 ) -> Point:
     config = resolve(commandline.override(base, as_arguments(values)))
-    config.check_makes_experience("A scaling study")
+    config.check_makes_experience("A study")
     seeds = config.topology.seeds
     check(seeds == 1, f"topology.seeds={seeds}: each run of a study is of one seed. Use --seeds for several.")
     num_envs = weak_num_envs(config.actors.num_envs, *growth)
     config = dataclasses.replace(config, actors=dataclasses.replace(config.actors, num_envs=num_envs))
     topology = _topology(config, place["machines"], platform)
     make_layout(resolve_partition(config, topology), topology)
-    _check_rows(config)
     actors, learners = int(topology.actor.size), int(topology.learner.size)
     return Point(**place, num_envs=num_envs, config=config, actor_devices=actors, learner_devices=learners)
 
 
-def _check_rows(config: Config) -> None:
+def _check_measurable(config: Config) -> None:
     """Raises ConfigError unless a run leaves two rows of metrics after its warm-up, between which a rate is taken."""
     every, warm_up = config.log.every_updates, uncounted_updates(config)
     rows = config.num_updates // every - (warm_up - 1) // every + (config.num_updates % every > 0)

@@ -50,7 +50,7 @@ class Machines:
 class Point:
     """One place of the grid that can be run, which is done once with each seed."""
 
-    scaling: str  # `weak`, environments grow with the learner's devices, or `strong`, they stay
+    scaling: str  # `weak`, environments grow with the learner's devices, or `strong`, they stay; empty in suites
     machines: Machines  # that it runs on
     settings: Mapping[str, str]  # values of the axes' keys, as text
     num_envs: int  # environments in the whole job
@@ -90,20 +90,28 @@ def point_name(scaling: str, machines: Machines, settings: Mapping[str, str]) ->
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A point with a seed: one run."""
+    """A point with a seed, or with consecutive seeds that one program trains at once: one run."""
 
     point: Point
-    seed: int
+    seed: int  # the first
+    num_seeds: int = 1
+
+    @property
+    def seeds(self) -> range:
+        """All of its seeds."""
+        return range(self.seed, self.seed + self.num_seeds)
 
     @property
     def name(self) -> str:
         """For people."""
-        return f"{self.point.name}, seed {self.seed}"
+        several = f"seeds {self.seed} to {self.seeds[-1]}"
+        return f"{self.point.name}, {several if self.num_seeds > 1 else f'seed {self.seed}'}"
 
     @property
     def folders(self) -> list[str]:
         """Where it goes below the study's folder, and where an earlier podrl put it if keys had other names then."""
-        return [f"points/{name}/seed-{self.seed}" for name in self.point.names]
+        leaf = f"seeds-{self.seed}-{self.seeds[-1]}" if self.num_seeds > 1 else f"seed-{self.seed}"
+        return [f"points/{name}/{leaf}" for name in self.point.names]
 
 
 def make_axis(text: str) -> Axis:
@@ -167,13 +175,15 @@ class Definition:
     overrides: Mapping[str, str]  # of the config, by dotted key, for all points
     machines: tuple[Machines, ...]  # that are compared
     axes: tuple[Axis, ...]  # of config keys
-    scaling: tuple[str, ...]  # `weak`, `strong` or both
+    scaling: tuple[str, ...]  # `weak`, `strong` or both; empty text in suites
     seeds: tuple[int, ...]  # each point is run with each of them
     steps: int | None  # env steps of each run; None for the config's own
     seconds: float | None  # of training after which a run is ended, warm-up not counted; None for no such limit
     place: str  # where runs are launched: `local`, `slurm` or `tpu`
     device: str  # what devices are on SLURM's nodes: `gpu` or `cpu`
     flags: Mapping[str, str]  # of the launcher for that place, as text; a switch has an empty one
+    score: str | None = None  # what a suite's runs are scored by, `evaluation` or `training`; None for scaling studies
+    together: bool = False  # whether one program trains all seeds of a point at once
 
 
 def definition_from_fields(fields: Mapping[str, Any]) -> Definition:
@@ -217,4 +227,4 @@ def with_new_keys(fields: Mapping[str, Any], *, is_free: bool = False) -> dict[s
             "--axis actors.max_lag=0,2.",
         )
         axes.append({**axis, "keys": keys, "values": [[value for _, value in place] for place in places]})
-    return {**fields, "overrides": overrides, "axes": axes}
+    return {"score": None, "together": False, **fields, "overrides": overrides, "axes": axes}

@@ -50,6 +50,7 @@ def common_overrides(definition: Definition) -> dict[str, str]:
 def make_run_command(definition: Definition, trial: Trial, run_folder: str) -> RunCommand:
     """What starts a run, or resumes it."""
     own = {NUM_ENVS: str(trial.point.num_envs), "seed": str(trial.seed)}
+    own |= {"topology.seeds": str(trial.num_seeds)} if trial.num_seeds > 1 else {}
     values = {**common_overrides(definition), **trial.point.settings, **own}
     training = [f"--config={definition.config}", *as_arguments(values), f"--workdir={run_folder}"]
     machines = trial.point.machines

@@ -19,7 +19,7 @@ CAPTIONS = {
     "time": "Where the time of the threads goes; 2x4 are two processes of four devices each. Light grey is waiting: "
     "<code>wait_rollouts</code>, the learner for actors; <code>wait_params</code>, actors for the learner.",
 }
-_STYLE = """
+STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto; padding: 0 1.5rem; }
 h1 { font-size: 1.7rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 .answer { background: #f3f6fa; border-left: 4px solid #4c72b0; padding: .6rem 1.2rem; }
@@ -76,14 +76,14 @@ def make_page(
     title = f"How {config['name']} on {config['env']['id']} scales"
     return _PAGE.substitute(
         title=escape(title),
-        style=_STYLE,
+        style=STYLE,
         subtitle=escape(_subtitle(records, starts[0]["started"])),
-        answer=_wrap("p", filter(None, answer)),
-        failed=_failures(records, manifest["invalid"]),
-        figures="".join(_figure(name, image) for name, image in figures.items()),
+        answer=wrap_each("p", filter(None, answer)),
+        failed=list_failures(records, manifest["invalid"]),
+        figures="".join(embed(name, image, CAPTIONS[name]) for name, image in figures.items()),
         table=_table(summaries),
         files=escape("Every run, with all that was measured, is a row of {}; these points are in {}.".format(*files)),
-        caveats=_wrap("li", notes),
+        caveats=wrap_each("li", notes),
         facts=_facts(manifest),
         command=escape(shell_command(starts[0]["argv"])),
     )
@@ -96,30 +96,37 @@ def _subtitle(records: Sequence[RunRecord], begun: str) -> str:
     return f"{points} points, {len(words)} runs: {', '.join(counts)}. Begun {begun}."
 
 
-def _failures(records: Sequence[RunRecord], invalid: Sequence[Mapping[str, str]]) -> str:
+def list_failures(records: Sequence[RunRecord], invalid: Sequence[Mapping[str, str]]) -> str:
+    """What is not complete, and why; empty if all runs are."""
     items = []
     for record in records:
         facts, word = record.status.facts, record.status.word
         why = f", exit code {facts['exit_code']}: {facts['text']}" if word == "failed" else ""
         items += [f"{record.trial.name}: {word}{why}"] if word != "complete" else []
     items += ["{name}: left out: {reason}".format(**each) for each in invalid]
-    return f'<h2>What is missing</h2><div class="failed"><ul>{_wrap("li", items)}</ul></div>' if items else ""
+    return f'<h2>What is missing</h2><div class="failed"><ul>{wrap_each("li", items)}</ul></div>' if items else ""
 
 
-def _figure(name: str, image: bytes) -> str:
+def embed(name: str, image: bytes, caption: str) -> str:
+    """A figure with its picture inside, and a caption, which may have tags."""
     source = f"data:image/png;base64,{base64.b64encode(image).decode()}"
-    return f'<figure><img alt="{name}" src="{source}"><figcaption>{CAPTIONS[name]}</figcaption></figure>'
+    return f'<figure><img alt="{name}" src="{source}"><figcaption>{caption}</figcaption></figure>'
 
 
 def _table(summaries: Sequence[PointSummary]) -> str:
-    """A row for each point; the columns that all leave empty are left out."""
-    rows = [_cells(summary) for summary in summaries]
+    """A row for each point."""
+    return tabulate([_cells(summary) for summary in summaries])
+
+
+def tabulate(rows: Sequence[Mapping[str, str]]) -> str:
+    """A table of these rows, which have the same columns; those that all leave empty are left out."""
     columns = [name for name in (rows[0] if rows else ()) if any(row[name] for row in rows)]
-    body = "".join(f"<tr>{_wrap('td', (row[name] for name in columns))}</tr>" for row in rows)
-    return f"<table><thead><tr>{_wrap('th', columns)}</tr></thead><tbody>{body}</tbody></table>"
+    body = "".join(f"<tr>{wrap_each('td', (row[name] for name in columns))}</tr>" for row in rows)
+    return f"<table><thead><tr>{wrap_each('th', columns)}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _wrap(tag: str, texts: Iterable[str]) -> str:
+def wrap_each(tag: str, texts: Iterable[str]) -> str:
+    """The texts, each in a tag of its own."""
     return "".join(f"<{tag}>{escape(text)}</{tag}>" for text in texts)
 
 
@@ -150,8 +157,18 @@ def _facts(manifest: Mapping[str, Any]) -> str:
         "seeds": ", ".join(map(str, definition["seeds"])),
         "launched": {"local": "on this machine", "slurm": "by SLURM", "tpu": "on TPU slices"}[definition["place"]],
     }
-    for name in ("started", "host", "processor", "cores", "load_average", "platform", "commit", "python", "versions"):
-        facts[name.replace("_", " ")] = "; ".join(dict.fromkeys(_show(start[name]) for start in starts))
+    return define_terms(facts | describe_starts(starts))
+
+
+def describe_starts(starts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """When, where and with what a study was started, for people; `starts` are those of the manifest."""
+    names = ("started", "host", "processor", "cores", "load_average", "platform", "commit", "python", "versions")
+    found = {name: dict.fromkeys(_show(start[name]) for start in starts) for name in names}
+    return {name.replace("_", " "): "; ".join(texts) for name, texts in found.items()}
+
+
+def define_terms(facts: Mapping[str, str]) -> str:
+    """The facts as terms and their descriptions."""
     return "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
 
 
