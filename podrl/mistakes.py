@@ -18,12 +18,12 @@ def check(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def check_one_of(key: str, value: str, choices: Iterable[str]) -> None:
-    """Raises `ConfigError`, which suggests the nearest and lists all `choices`, if `value` is none of them."""
+def check_one_of(key: str, value: str, choices: Iterable[str], more: str = "") -> None:
+    """Raises `ConfigError`, which suggests the nearest, lists all `choices` and ends in `more`, if `value` is none."""
     names = sorted(choices)
     if value not in names:
         raise ConfigError(
-            f"{key}={shown(value)} is not known{did_you_mean(value, names)} Available: {', '.join(names)}."
+            f"{key}={shown(value)} is not known{did_you_mean(value, names)} Available: {', '.join(names)}.{more}"
         )
 
 

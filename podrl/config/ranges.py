@@ -77,7 +77,7 @@ class Choices:
         if self.or_own and isinstance(value, str) and ":" in value:
             parse_wrapper(key, value, like="my_package.my_module:MyEncoder")
             return
-        check_one_of(key, value, [*self.names, *(["module:Name of your own"] if self.or_own else [])])
+        check_one_of(key, value, self.names, " One of your own is 'my_module:Name'." if self.or_own else "")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,7 +29,7 @@ def load_agent(name: str) -> ModuleType:
         _check_agent_config(f"podrl/agents/{name}.py", getattr(module, "AgentConfig", None))
         return module
     if not _is_own(name):
-        check_one_of("agent.name", name, [*agent_names(), "the name of a module of your own"])
+        check_one_of("agent.name", name, agent_names(), " One of your own is 'my_package.my_agent'.")
     module = import_named(name, f"agent.name={name!r}")
     _check_own(name, module)
     return module
