@@ -47,7 +47,10 @@ def shown(page):
     """The commands in the blocks of a page, with variables of the shell replaced."""
     for block in re.findall(r"^ *```\w*\n(.*?)^ *```", page.read_text(), re.M | re.S):
         for command in re.findall(r"python tools/[^;#\n]+", block.replace("\\\n", " ")):
-            yield re.sub(r"\$\w+", "1", command.rstrip("' ").replace("${agent}", "impala"))
+            whole = command.rstrip()
+            if whole.count("'") % 2:  # It stands in a command of the shell's, in quotes.
+                whole = whole.rstrip("'")
+            yield re.sub(r"\$\w+", "1", whole.replace("${agent}", "impala"))
 
 
 def split(command):

@@ -1,4 +1,4 @@
-"""Searches a space of config values with Optuna. See `--help`."""
+"""Searches a space of config values with Optuna: trials, pruning, best configs, pictures. See `--help`."""
 
 from pathlib import Path
 import sys

@@ -158,9 +158,8 @@ def _resolve(config: EnvConfig) -> _Task:
     _check_known(config)
     env, params = _make(config)
     actions, decode = _make_actions(env.action_space(params), config)
-    return _Task(
-        env=env, params=params, encode=_make_encoding(env.observation_space(params)), actions=actions, decode=decode
-    )
+    encode = _make_encoding(env.observation_space(params))
+    return _Task(env=env, params=params, encode=encode, actions=actions, decode=decode)
 
 
 def _check_known(config: EnvConfig) -> None:
