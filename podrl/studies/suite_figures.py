@@ -16,6 +16,7 @@ from podrl.studies.suite_statistics import (
 from podrl.telemetry import plotting
 
 _STEPS = 201  # Thresholds of a profile.
+_COLOURS = 256  # Of a picture: with few, thin lines take the colours of others.
 _WIDE = 20.0  # Times the reference: above, the axis is logarithmic.
 
 
@@ -65,7 +66,7 @@ def _draw_aggregates(contenders: Sequence[Contender], scale: str) -> bytes:
     panels[0].set_yticks(range(len(contenders)), [each.name for each in contenders])
     panels[0].set_ylim(len(contenders) - 0.45, -0.55)
     figure.suptitle(f"Over {_count(contenders[0].scores)}; {scale}", x=0.01, ha="left", fontsize=12, color="0.35")
-    return plotting.encode_figure(figure)
+    return plotting.encode_figure(figure, colors=_COLOURS)
 
 
 def _draw_profile(contenders: Sequence[Contender], scale: str) -> bytes:
@@ -81,16 +82,16 @@ def _draw_profile(contenders: Sequence[Contender], scale: str) -> bytes:
             thresholds, 100 * performance_profile(each.games, thresholds), how, color=colour, linewidth=2
         )
         band = bootstrap_interval(each.games, lambda games: performance_profile(games, thresholds))
-        if band is not None:
+        if band is not None and not each.is_published:  # Bands upon bands hide the lines.
             axes.fill_between(thresholds, *(100 * band), color=colour, alpha=0.18, linewidth=0)
     axes.axvline(1.0, color="0.6", linewidth=1, linestyle=":")
-    axes.set_xlim(0, thresholds[-1])
-    axes.set_ylim(0, 102)
+    axes.set_xlim(-0.02 * thresholds[-1], thresholds[-1])
+    axes.set_ylim(-2, 102)
     axes.set_xlabel(f"score ({scale})", fontsize=12)
     axes.set_ylabel("runs with a higher score (%)", fontsize=12)
     plotting.style(axes)
     plotting.add_legend(figure, handles, min(len(handles), 3))
-    return plotting.encode_figure(figure)
+    return plotting.encode_figure(figure, colors=_COLOURS)
 
 
 def _draw_games(contenders: Sequence[Contender], scale: str) -> bytes:
@@ -103,7 +104,7 @@ def _draw_games(contenders: Sequence[Contender], scale: str) -> bytes:
         shift, half = 0.7 * ((place + 0.5) / len(contenders) - 0.5), 0.3 / len(contenders)
         for row, game in enumerate(games):
             scores = each.scores[game]
-            dots = {"color": _colour(place), "markersize": 6, "linestyle": "none", "alpha": 0.75}
+            dots = {"color": _colour(place), "markersize": 6, "linestyle": "none"}
             marker = "D" if each.is_published else "o"
             (handles[each.name],) = axes.plot(scores, [row + shift] * len(scores), marker, **dots)
             axes.plot([scores.mean()] * 2, [row + shift - half, row + shift + half], color="0.1", linewidth=1.8)
@@ -120,7 +121,7 @@ def _draw_games(contenders: Sequence[Contender], scale: str) -> bytes:
     plotting.style(axes)
     axes.grid(visible=False, axis="y")
     plotting.add_legend(figure, handles, min(len(handles), 3))
-    return plotting.encode_figure(figure)
+    return plotting.encode_figure(figure, colors=_COLOURS)
 
 
 def _colour(place: int) -> Any:

@@ -36,7 +36,7 @@ _CAPTIONS = {
     "aggregates": "Statistics over all games. Strokes are estimates, bars 95 % intervals. The interquartile mean (IQM) "
     "is the mean of the middle half of all runs; the optimality gap is how far runs are below 1 on average.",
     "profile": "Performance profiles: the share of runs whose score is higher than the one on the axis, the mean over "
-    "games. Bands are 95 % intervals. A curve above another everywhere is better in every respect.",
+    "games. Bands are 95 % intervals; published scores are dashed. The higher curve is the better.",
     "games": "Each game. Dots are seeds, strokes their means; 0 is random play, 1 the reference.",
 }
 _PAGE = Template("""<!DOCTYPE html>

@@ -88,18 +88,18 @@ def pick_colour(name: str, place: float) -> Any:
     return mpl.colormaps[name](place)
 
 
-def encode_figure(figure: Any, image_format: str = "png") -> bytes:
-    """Returns the figure encoded as a file."""
+def encode_figure(figure: Any, image_format: str = "png", *, colors: int = PALETTE_COLORS) -> bytes:
+    """Returns the figure encoded as a file; a PNG has at most so many colors, up to 256."""
     image = io.BytesIO()
     figure.savefig(image, format=image_format)
-    return _with_palette(image) if image_format == "png" else image.getvalue()
+    return _with_palette(image, colors) if image_format == "png" else image.getvalue()
 
 
-def _with_palette(image: io.BytesIO) -> bytes:
+def _with_palette(image: io.BytesIO, colors: int) -> bytes:
     """Returns the PNG with few colors: a third of the bytes, for pictures in a repository or a message."""
     from PIL import Image  # Installed with matplotlib.
 
     smaller = io.BytesIO()
-    picture = Image.open(image).convert("RGB").quantize(PALETTE_COLORS)
+    picture = Image.open(image).convert("RGB").quantize(colors)
     picture.save(smaller, format="png", optimize=True, dpi=(DOTS_PER_INCH, DOTS_PER_INCH))
     return smaller.getvalue()
