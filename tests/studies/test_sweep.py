@@ -86,6 +86,7 @@ def append(path, rows):
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
+@pytest.mark.filterwarnings("error")  # Optuna warns of a step that it has already.
 def test_the_pruner_hears_of_the_same_steps_of_each_trial_once(tmp_path):
     study = optuna.create_study(direction="maximize", pruner=optuna.pruners.ThresholdPruner(lower=-5))
     trial = study.ask()
