@@ -60,7 +60,7 @@ WITHOUT_JAX = [
     *("podrl.runtime.job.coordinator_process", "podrl.runtime.job.detection", "podrl.envs.workers.worker"),
     *("podrl.runtime.job.worker_credentials", "podrl.experience.remote"),
     *("podrl.runtime.tool", "podrl.runs.comparison_report", "podrl.runs.progress", "podrl.studies.grid"),
-    "podrl.performance.planning.simulate_command",
+    "podrl.commands._simulate_flags",
     "podrl.agents.parts.loading",
 ]
 

@@ -14,6 +14,7 @@ from podrl.config.commandline import load_config
 from podrl.config.config import ConfigError, check
 from podrl.config.overrides import override
 from podrl.config.paths import absolute_workdir
+from podrl.config.programs import program_of
 from podrl.config.user_modules import add_working_folder
 from podrl.loops.interface import Outcome
 from podrl.runtime.interruption import interruptible
@@ -128,7 +129,7 @@ def _check_alone() -> None:
     check(
         place.process_count == 1,
         f"podrl.run trains in one process, and this is one of {place.process_count} by what {place.platform} says. "
-        "Train several with tools/tpu_launch.py, or say alone=True if this one trains by itself.",
+        f"Train several with {program_of('train')}, or say alone=True if this one trains by itself.",
     )
 
 

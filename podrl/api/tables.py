@@ -4,6 +4,7 @@ import os
 from typing import TYPE_CHECKING
 
 from podrl.config.config import ConfigError
+from podrl.config.extras import install_command
 from podrl.config.paths import absolute
 from podrl.runs.records import read_record
 from podrl.telemetry.rates import CLOCK_FIELDS, WALL_KEY, RunClock
@@ -25,8 +26,7 @@ def metrics(workdir: str | os.PathLike) -> "pandas.DataFrame":
         import pandas
     except ImportError:
         raise ConfigError(
-            "podrl.metrics needs pandas: pip install pandas, or pip install -e '.[pandas]'. metrics.jsonl itself is "
-            "one JSON object a line."
+            f"podrl.metrics needs pandas: {install_command('pandas')}. metrics.jsonl itself is one JSON object a line."
         ) from None
     clock, rows = RunClock(), []
     for row in read_record(absolute(os.fspath(workdir))).rows:

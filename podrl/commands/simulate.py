@@ -8,9 +8,9 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
+from podrl.commands._simulate_flags import DURATIONS, SimulateCommand, parse_simulate
 from podrl.config import programs
 from podrl.config.config import Config, check
-from podrl.performance.planning.simulate_command import DURATIONS, SimulateCommand, parse_simulate
 from podrl.runtime.jax_settings import check_jax_settings
 from podrl.runtime.machine import jax_plugins, keep_freed_memory, require_determinism, skip_absent_tpu, suit_xla_to_cpu
 from podrl.runtime.tables import make_console

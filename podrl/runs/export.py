@@ -29,7 +29,7 @@ def check_target(path: epath.Path) -> None:
     )
     check(
         path.suffix != POLICY_SUFFIX or importlib.util.find_spec("flatbuffers") is not None,
-        f"--export={path} needs the package flatbuffers: pip install flatbuffers, or pip install -e '.[export]'.",
+        f"--export={path} needs the package flatbuffers: pip install flatbuffers, or {install_command('export')}.",
     )
     check(path.parent.is_dir(), f"--export={path}: there is no folder {path.parent}. Make it, or name another.")
     check(not path.exists(), f"--export={path} is there already. Name another file, or remove it.")

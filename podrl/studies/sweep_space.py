@@ -16,11 +16,12 @@ from podrl.assembly import resolve
 from podrl.config import commandline
 from podrl.config.config import Config, ConfigError, check
 from podrl.config.config_dict import as_values
+from podrl.config.extras import install_command
 from podrl.config.keys import check_keys_known
 from podrl.studies.feasibility import as_arguments
 
 _PROBES = 16  # Samples that are checked before anything is started.
-NEEDED = "Sweeps need Optuna: pip install optuna, or pip install -e '.[sweep]'."
+NEEDED = f"Sweeps need Optuna: pip install optuna, or {install_command('sweep')}."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

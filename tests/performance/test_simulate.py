@@ -3,12 +3,12 @@ import json
 import pytest
 
 from podrl.commands import simulate as tool
+from podrl.commands._simulate_flags import SimulateCommand, parse_simulate
 from podrl.config.config import ConfigError
 from podrl.launch.local import share_of_cores, usable_cores
 from podrl.performance.composition import StageCost
 from podrl.performance.planning.measurement import Measurements
 from podrl.performance.planning.reduction import measure_allreduce
-from podrl.performance.planning.simulate_command import SimulateCommand, parse_simulate
 from tests.processes import ROOT
 
 CONFIGS = ROOT / "configs"
