@@ -46,7 +46,7 @@ def open_tracker(name: str, run: TrackedRun, project: str | None) -> Tracker:
         ConfigError: If the package is missing, or the tracker cannot be reached.
     """
     if importlib.util.find_spec(name) is None:
-        raise ConfigError(f"--to {name} needs the package {name}: {install_command(name)}.")
+        raise ConfigError(f"--to {name} needs the package {name}: pip install {name}, or {install_command(name)}.")
     module = importlib.import_module(f"podrl.runs.trackers.to_{name}")
     tracker: Tracker = module.open_run(run, project or str(run.config["name"]))
     return tracker
