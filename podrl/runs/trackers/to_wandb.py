@@ -84,6 +84,7 @@ class WandbRun:
         """Waits until W&B has all items."""
         self._run.finish()
         if self._session is not None and self._is_whole:
+            self._wandb.teardown()  # Its process may still write to the folder after `finish`, and has ended then.
             note = {"count": self._count, "new": self._count - self._begun, "marks": self.marks}
             write_json(epath.Path(self._session) / _NOTE, note)
 
