@@ -12,6 +12,13 @@ def is_own_config(path: str) -> bool:
     return path in {each.stem for each in _config_files(CONFIGS)}
 
 
+def find_example(agent: str) -> str | None:
+    """Returns the name of one of podrl's own configs of an agent; None if none is named after it."""
+    own = sorted(each.stem for each in _config_files(CONFIGS))
+    found = [name for name in (agent, f"{agent}_catch", *own) if name in own and f"{name}_".startswith(f"{agent}_")]
+    return found[0] if found else None
+
+
 def find_config(path: str) -> Path:
     """Returns a config's file: the one at `path`, or podrl's own of that name.
 

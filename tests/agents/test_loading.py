@@ -11,6 +11,7 @@ from podrl.agents.parts.loading import agent_defaults, agent_names, load_agent
 from podrl.assembly import resolve
 from podrl.config.commandline import load_config
 from podrl.config.config import ConfigError
+from podrl.config.config_files import find_example, is_own_config
 from podrl.config.overrides import override
 from tests.agents import minimal
 from tests.processes import ROOT
@@ -103,20 +104,20 @@ class TestAnAgentWithoutAnOptimizer:
             "impala_catch",
             ["agent.name=ppo"],
             "agent.name='ppo' does not go with this config, which sets agent.optimizer.learning_rate, "
-            "agent.optimizer.name for 'impala'. Start from a config of its own, such as configs/ppo_catch.py, "
+            "agent.optimizer.name for 'impala'. Start from a config of its own, such as ppo_catch, "
             "instead of changing agent.name.",
         ),
         (
             "impala_catch",
             ["agent.optimizer.name=adam", "agent.name=ppo", "agent.epochs=3"],
             "agent.name='ppo' does not go with this config, which sets agent.optimizer.learning_rate for 'impala'. "
-            "Start from a config of its own, such as configs/ppo_catch.py, instead of changing agent.name.",
+            "Start from a config of its own, such as ppo_catch, instead of changing agent.name.",
         ),
         (
             "ppo_catch",
             ["agent.name=impala"],
             "agent.name='impala' does not go with this config: its agent.shuffle is a key of 'ppo'. Start from a "
-            "config of its own, such as configs/impala_catch.py, instead of changing agent.name.",
+            "config of its own, such as impala_catch, instead of changing agent.name.",
         ),
     ],
 )
@@ -124,6 +125,11 @@ def test_what_does_not_go_with_an_agent_is_one_line(file, arguments, said):
     with pytest.raises(ConfigError) as caught:
         resolve(override(load_config(str(ROOT / f"configs/{file}.py")), [f"--config.{each}" for each in arguments]))
     assert str(caught.value) == said
+
+
+def test_the_example_of_an_agent_is_there():
+    assert all(is_own_config(find_example(name)) for name in agent_names())
+    assert find_example("none") is None
 
 
 def test_the_agent_can_be_changed_where_nothing_of_the_files_is_left():

@@ -56,17 +56,17 @@ def test_the_launcher_restarts_a_run_that_was_killed(arguments, whole, tmp_path)
     assert_same(run, whole, arguments)
 
 
-@pytest.mark.slow
-def test_kills_at_any_moment(arguments, whole, tmp_path):
+@pytest.mark.parametrize("most", [pytest.param(4, marks=pytest.mark.slow), pytest.param(10, marks=pytest.mark.long)])
+def test_kills_at_any_moment(arguments, whole, tmp_path, most):
     """From the start of the process on: while it reads the data set, compiles, learns, saves, ends."""
     began_s = time.monotonic()
     straight(arguments, tmp_path / "timed")
     moments, runs, kills = random.Random(1), 0, 0
     whole_s = time.monotonic() - began_s
-    while kills < 4:
+    while kills < most:
         run, runs, done = tmp_path / f"run{runs}", runs + 1, False
         run.mkdir()
-        while not done and kills < 4:
+        while not done and kills < most:
             done = is_done(run, arguments, moments.uniform(0.0, whole_s))
             kills += not done
         if not done:

@@ -55,7 +55,7 @@ class TestWatched:
 
         monkeypatch.setattr("podrl.runtime.watchdog.leave", lambda code: ended.set())
         monkeypatch.setattr(what, hang)
-        config = offline_config(data, watchdog_s=2.0, actors__timeout_s=1.0, **settings)
+        config = offline_config(data, watchdog_s=4.0, actors__timeout_s=3.0, **settings)
         train.train(config, workdir=str(tmp_path / "run"))
         assert ended.is_set()
 

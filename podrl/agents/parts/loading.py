@@ -13,6 +13,7 @@ from typing import Any
 
 from podrl import agents
 from podrl.config.config import ConfigError, check, check_one_of, shown
+from podrl.config.config_files import find_example
 from podrl.config.marks import Replaced, Typed
 from podrl.config.user_modules import add_working_folder
 from podrl.runtime.user_imports import import_named
@@ -126,8 +127,10 @@ def _check_keys(name: str, section: Mapping[Any, Any]) -> None:
     foreign = [key for key, value in section.items() if key not in own and value != {}]
     others = sorted(agent_names(), key=lambda other: -len(_keys(other).intersection(foreign)))  # The likeliest first.
     owners = {key: next((other for other in others if key in _keys(other)), None) for key in foreign}
-    example = f", such as {name}_catch," if name in agent_names() else ""
-    instead = f"Start from a config of its own{example or ','} instead of changing agent.name."
+    example = find_example(name)
+    instead = (
+        f"Start from a config of its own,{f' such as {example},' if example else ''} instead of changing agent.name."
+    )
     for key, owner in owners.items():
         if owner and not _is_typed(section[key]):
             raise ConfigError(
