@@ -26,7 +26,8 @@ def metrics(workdir: str | os.PathLike) -> "pandas.DataFrame":
         import pandas
     except ImportError:
         raise ConfigError(
-            f"podrl.metrics needs pandas: pip install pandas, or {install_command('pandas')}. metrics.jsonl itself is one JSON object a line."
+            f"podrl.metrics needs pandas: pip install pandas, or {install_command('pandas')}. metrics.jsonl itself is "
+            "one JSON object a line."
         ) from None
     clock, rows = RunClock(), []
     for row in read_record(absolute(os.fspath(workdir))).rows:
