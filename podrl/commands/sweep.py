@@ -3,18 +3,24 @@
 import argparse
 import logging as standard_logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags as absl_flags
 from absl import logging
 
 from podrl.config.commandline import Parser
 from podrl.config.config import check
+from podrl.config.config_files import find_config, is_own_config
 from podrl.config.paths import absolute, absolute_workdir
 from podrl.config.ranges import LONGEST_S, check_flag
 from podrl.runtime.tool import check_known, run_tool
 
-USAGE = """%(prog)s --config configs/impala_catch.py --workdir runs/sweep [--space FILE.py] [--trials 20]
-                [--config.x.y=...] [--objective episode/return] [--direction maximize] [-- launcher's flags]
+if TYPE_CHECKING:
+    from podrl.studies.sweep_space import Space
+    from podrl.studies.sweep_study import Sweep
+
+USAGE = """%(prog)s --config impala_catch --workdir runs/sweep [--space FILE.py] [--trials 20] [--config.x.y=...]
+                [--objective episode/return] [--direction maximize] [-- launcher's flags]
 
 Runs trials of a config whose values a file's sample(trial) suggests, prunes what falls behind, and writes trials.csv,
 best-1.py, history.png and importance.png into the folder. The same command goes on where it was stopped or killed, and
@@ -33,7 +39,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """
     place = argv.index("--") if "--" in argv else len(argv)
     parser = Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
-    parser.add_argument("--config", required=True, help="config file")
+    parser.add_argument("--config", required=True, help="config, by name or file")
     parser.add_argument("--workdir", required=True, help="folder of the sweep, on this machine")
     parser.add_argument("--space", help="file with sample(trial) (spaces/NAME.py beside the config)")
     parser.add_argument("--trials", type=int, default=20, metavar="N", help="trials in all, of all conductors (20)")
@@ -64,30 +70,20 @@ def run(argv: list[str]) -> int:
     flags, rest = parse(argv)
     from podrl.launch.signals import StopSignals
     from podrl.studies.sweep import Conductor  # Imports JAX.
-    from podrl.studies.sweep_report import write_report
+    from podrl.studies.sweep_report import collect_trials, write_report
     from podrl.studies.sweep_space import default_space, load_space
-    from podrl.studies.sweep_study import Sweep, open_study
+    from podrl.studies.sweep_study import open_study
     from podrl.telemetry.plotting import make_figure
 
-    space = load_space(flags.space or default_space(flags.config), flags.config, rest)
+    space = load_space(flags.space or default_space(str(find_config(flags.config))), flags.config, rest)
     make_figure(1, 1)  # Matplotlib may be missing; better now than after hours.
     space.check()
-    base = space.put_together({})
-    length = base.num_updates if flags.prune_by == "learner_steps" else base.total_env_steps
-    sweep = Sweep(
-        config=absolute(flags.config),
-        overrides=dict(argument.removeprefix("--config.").split("=", 1) for argument in rest),
-        objective=flags.objective or ("evaluate/return" if base.is_offline else "episode/return"),
-        direction=flags.direction,
-        last_rows=flags.last_rows,
-        prune_by=flags.prune_by,
-        report_every=flags.report_every or max(1, length // 20),
-    )
+    sweep = define(flags, rest, space)
     folder = Path(flags.workdir)
     folder.mkdir(parents=True, exist_ok=True)
     study = open_study(sweep, space, folder, flags.storage, flags.study or folder.name)
     if flags.report_only:
-        write_report(study, sweep, folder)
+        write_report(study, sweep, space, folder)
         return 0
     with StopSignals() as stop:
         conductor = Conductor(
@@ -104,15 +100,36 @@ def run(argv: list[str]) -> int:
     if code is not None:
         logging.info("Stopped. The same command goes on.")
         return code
-    write_report(study, sweep, folder)
-    return 0
+    write_report(study, sweep, space, folder)
+    if any(each.state != "fail" for each in collect_trials(study)):
+        return 0
+    logging.error("All trials failed, or the space refused them.")
+    return 1
+
+
+def define(flags: argparse.Namespace, rest: list[str], space: "Space") -> "Sweep":
+    """Returns what the flags ask to find out."""
+    from podrl.studies.sweep_study import Sweep
+
+    base = space.put_together({})
+    length = base.num_updates if flags.prune_by == "learner_steps" else base.total_env_steps
+    return Sweep(
+        config=flags.config if is_own_config(flags.config) else absolute(flags.config),
+        overrides=dict(argument.removeprefix("--config.").split("=", 1) for argument in rest),
+        objective=flags.objective or ("evaluate/return" if base.is_offline else "episode/return"),
+        direction=flags.direction,
+        last_rows=flags.last_rows,
+        prune_by=flags.prune_by,
+        report_every=flags.report_every or max(1, length // 20),
+    )
 
 
 def main(argv: list[str]) -> int:
     """Runs the command line and returns the exit code.
 
-    0: no trial is left to this conductor; 2: a mistake in the command, the config or the space, and nothing was
-    started; 75 and 130: told to stop, and the same command goes on.
+    0: no trial is left to this conductor; 1: the same, and none is complete or pruned; 2: a mistake in the command, the
+    config or the space, or an objective that the first complete run does not have; 75 and 130: told to stop, and the
+    same command goes on.
     """
     if not absl_flags.FLAGS.is_parsed():
         absl_flags.FLAGS.mark_as_parsed()

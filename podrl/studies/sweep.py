@@ -5,10 +5,9 @@ One that runs a trial holds a lock in its folder, which ends with the conductor 
 way, and whose lock is free, was left by a conductor that was killed, and the next one resumes it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Set
 import contextlib
 import dataclasses
-import fcntl
 from pathlib import Path
 import sys
 import time
@@ -17,15 +16,17 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from podrl.config.config import ConfigError
+from podrl.config.config import ConfigError, check
 from podrl.config.programs import start_arguments
 from podrl.launch.signals import StopSignals
+from podrl.mistakes import did_you_mean
 from podrl.runs.new_rows import NewRows
 from podrl.runs.records import Rows
 from podrl.runtime.stop_signals import INTERRUPTED
 from podrl.studies.execution import LOG
 from podrl.studies.feasibility import as_arguments
 from podrl.studies.job import RunCommand, RunEnd, run_job
+from podrl.studies.sweep_locks import holds, locked
 from podrl.studies.sweep_space import Space
 from podrl.studies.sweep_study import Sweep, trial_folder
 from podrl.telemetry.metrics_file import is_number
@@ -73,22 +74,57 @@ class Conductor:
         """Returns a trial that was left, or a new one, whose lock the stack releases; None if there is none."""
         from optuna.trial import Trial, TrialState
 
-        with _locked(self.folder / "sweep.lock"):
+        with locked(self.folder / "sweep.lock"):
             known = self.study.get_trials(deepcopy=False)
             for left in [each for each in known if each.state == TrialState.RUNNING]:
-                if left.user_attrs.get("folder") == str(self.folder):
-                    if _holds(stack, trial_folder(self.folder, left.number) / ".conductor"):
-                        return Trial(self.study, left._trial_id)
-                elif "values" not in left.user_attrs and time.time() - left.datetime_start.timestamp() > _ASKING_S:
-                    self.study.tell(left.number, state=TrialState.FAIL)
-            counted = [each for each in known if "values" in each.user_attrs]
-            if len(counted) >= self.trials or "exhausted" in self.study.user_attrs:
-                return None
-            trial = self.study.ask()
-            _holds(stack, trial_folder(self.folder, trial.number) / ".conductor")
-            trial.set_user_attr("folder", str(self.folder))
-            trial.set_user_attr("values", self.space.draw(trial))
-            return trial
+                lock, place = self._lock(left.number), left.user_attrs.get("folder")
+                if place == str(self.folder) or (place is None and lock.exists()):
+                    if not holds(stack, lock):
+                        continue
+                    if "values" in left.user_attrs:
+                        trial = Trial(self.study, left._trial_id)
+                        trial.set_user_attr("folder", str(self.folder))
+                        return trial
+                    self._tell(left.number, state=TrialState.FAIL)
+                elif place is None and time.time() - left.datetime_start.timestamp() > _ASKING_S:
+                    self._tell(left.number, state=TrialState.FAIL)
+            while self._num_counted() < self.trials and self.study.user_attrs.get("exhausted") != self.space.digest:
+                trial = self._ask(stack)
+                if trial is not None:
+                    return trial
+            return None
+
+    def _num_counted(self) -> int:
+        """Returns the number of trials so far, without those that ended before their values were known."""
+        known = self.study.get_trials(deepcopy=False)
+        return sum("values" in each.user_attrs or each.state.name == "PRUNED" for each in known)
+
+    def _ask(self, stack: contextlib.ExitStack) -> Any:
+        """Returns a new trial with its values, whose lock the stack releases; None if the space refuses it.
+
+        Raises:
+            ConfigError: If the space fails; the study then knows the trial as failed.
+        """
+        from optuna import TrialPruned
+        from optuna.trial import TrialState
+
+        trial = self.study.ask()
+        holds(stack, self._lock(trial.number))
+        try:
+            values = self.space.draw(trial)
+        except TrialPruned:
+            self._tell(trial.number, state=TrialState.PRUNED)
+            logging.info("Trial %d: sample(trial) refuses it.", trial.number)
+            return None
+        except ConfigError:
+            self._tell(trial.number, state=TrialState.FAIL)
+            raise
+        trial.set_user_attr("values", values)  # First: a trial with a folder has values.
+        trial.set_user_attr("folder", str(self.folder))
+        return trial
+
+    def _lock(self, number: int) -> Path:
+        return trial_folder(self.folder, number) / ".conductor"
 
     def _run(self, trial: Any) -> None:
         """Runs a trial to its end, or to where it is pruned, and tells the study; a stop leaves it as it is."""
@@ -110,7 +146,7 @@ class Conductor:
         elif ending.code == 0:
             self._complete(trial)
         elif ending.had_enough:
-            self._tell(trial, state=TrialState.PRUNED)
+            self._tell(trial.number, state=TrialState.PRUNED)
             logging.info("Trial %d: pruned at %s %s", trial.number, f"{watch.step:,}", self.sweep.prune_by)
         else:
             self._fail(trial, f"exit code {ending.code}: {ending.text}")
@@ -128,30 +164,40 @@ class Conductor:
         return ending
 
     def _complete(self, trial: Any) -> None:
-        rows = Rows(trial_folder(self.folder, trial.number) / "metrics.jsonl").fields(self.sweep.objective)
-        found = [row[self.sweep.objective] for row in rows if is_number(row.get(self.sweep.objective))]
+        objective, rows = self.sweep.objective, Rows(trial_folder(self.folder, trial.number) / "metrics.jsonl")
+        found = [row[objective] for row in rows.fields(objective) if is_number(row.get(objective))]
         if not found:
-            self._fail(trial, f"no row has {self.sweep.objective}")
+            self._fail(trial, f"no row has {objective}")
+            self._check_objective({name for row in rows for name in row})
             return
         value = float(np.mean(found[-self.sweep.last_rows :]))
-        self._tell(trial, value)
+        self._tell(trial.number, value)
         logging.info("Trial %d: %s %.4g", trial.number, self.sweep.objective, value)
+
+    def _check_objective(self, names: Set[str]) -> None:
+        """Raises ConfigError if the objective is no metric of a complete run, nor of any other trial."""
+        objective, known = self.sweep.objective, self.study.get_trials(deepcopy=False)
+        check(
+            objective in names or any(each.intermediate_values or each.value is not None for each in known),
+            f"--objective={objective} is no metric of these runs{did_you_mean(objective, sorted(names))} Start the "
+            "sweep again with another objective and another --workdir or --study.",
+        )
 
     def _fail(self, trial: Any, reason: str) -> None:
         from optuna.trial import TrialState
 
         trial.set_user_attr("reason", reason)
-        self._tell(trial, state=TrialState.FAIL)
+        self._tell(trial.number, state=TrialState.FAIL)
         logging.warning("Trial %d failed: %s", trial.number, reason)
 
-    def _tell(self, trial: Any, value: float | None = None, state: Any = None) -> None:
+    def _tell(self, number: int, value: float | None = None, state: Any = None) -> None:
         """Tells the study what came of a trial; samplers of a grid then stop a loop of Optuna's, which there is not."""
         try:
-            self.study.tell(trial, value, state)
+            self.study.tell(number, value, state)
         except RuntimeError:
-            if not self.study.get_trials(deepcopy=False)[trial.number].state.is_finished():
+            if not self.study.get_trials(deepcopy=False)[number].state.is_finished():
                 raise
-            self.study.set_user_attr("exhausted", True)
+            self.study.set_user_attr("exhausted", self.space.digest)
 
 
 class Watch:
@@ -182,24 +228,3 @@ class Watch:
         if self.step > step and not self._is_pruned:
             self._is_pruned = self._trial.should_prune()
         return self._is_pruned
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock of this folder's conductors, after a wait."""
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _holds(stack: contextlib.ExitStack, path: Path) -> bool:
-    """Takes a lock until the stack is closed; returns whether no other process has it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return False
-    stack.callback(file.close)
-    return True

@@ -5,11 +5,15 @@ from pathlib import Path
 import pprint
 from typing import Any
 
+from absl import logging
 import numpy as np
 
+from podrl.config.config import ConfigError
+from podrl.config.config_dict import to_dict
 from podrl.runs.records import read_json
 from podrl.runtime.tables import encode_table, make_console, print_rows
 from podrl.studies.sweep_figures import FoundTrial, draw_history, draw_importance
+from podrl.studies.sweep_space import Space
 from podrl.studies.sweep_study import Sweep, trial_folder
 
 _BEST = 3  # Configs that are written.
@@ -57,7 +61,7 @@ def in_order(found: Sequence[FoundTrial], direction: str) -> list[FoundTrial]:
     return sorted(found, key=rank)
 
 
-def write_report(study: Any, sweep: Sweep, folder: Path) -> None:
+def write_report(study: Any, sweep: Sweep, space: Space, folder: Path) -> None:
     """Writes `trials.csv`, `best-N.py` and the pictures into a sweep's folder, and prints the table."""
     found = in_order(collect_trials(study), sweep.direction)
     keys = list(dict.fromkeys(key for each in found for key in each.values))
@@ -68,16 +72,27 @@ def write_report(study: Any, sweep: Sweep, folder: Path) -> None:
     (folder / "trials.csv").write_bytes(encode_table(columns, "csv"))
     complete = [each for each in found if each.state == "complete"]
     for place, each in enumerate(complete[:_BEST], start=1):
-        (folder / f"best-{place}.py").write_text(make_config_file(each, sweep, folder))
+        try:
+            (folder / f"best-{place}.py").write_text(make_config_file(each, sweep, space, folder))
+        except ConfigError as error:
+            (folder / f"best-{place}.py").unlink(missing_ok=True)
+            logging.warning("No best-%d.py of trial %d: %s", place, each.number, error)
     if complete:
         (folder / "history.png").write_bytes(draw_history(found, sweep))
         (folder / "importance.png").write_bytes(draw_importance(found, sweep, find_importance(study)))
     show(found, keys, sweep, folder)
 
 
-def make_config_file(found: FoundTrial, sweep: Sweep, folder: Path) -> str:
-    """Returns the config of a trial as a file for `--config`, which needs no other file."""
-    values = read_json(trial_folder(folder, found.number) / "config.json")
+def make_config_file(found: FoundTrial, sweep: Sweep, space: Space, folder: Path) -> str:
+    """Returns the config of a trial as a file for `--config`, which needs no other file.
+
+    It is that of the trial's run where this folder has it, and else, as a conductor elsewhere ran it, put together.
+
+    Raises:
+        ConfigError: If it cannot be read, or the training would now refuse it.
+    """
+    file = trial_folder(folder, found.number) / "config.json"
+    values = read_json(file) if file.exists() else to_dict(space.put_together(found.values))
     settings = "\n".join(f"{key} = {value}" for key, value in found.values.items())
     text = pprint.pformat(values, width=100, sort_dicts=False)
     return _FILE.format(

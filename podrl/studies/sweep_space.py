@@ -5,6 +5,7 @@ It may also have `make_sampler()` and `make_pruner()`, which return those of Opt
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import hashlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class Space:
 
     Attributes:
         path: The file, for messages.
+        digest: What tells the file's text from another.
         base: The config with the overrides that all trials have.
         sample: (trial) -> values by dotted keys.
         make_sampler: Returns Optuna's sampler; None for the default.
@@ -37,6 +39,7 @@ class Space:
     """
 
     path: str
+    digest: str
     base: ml_collections.ConfigDict
     sample: Callable[[Any], Mapping[str, Any]]
     make_sampler: Callable[[], Any] | None
@@ -101,7 +104,7 @@ def load_space(path: str, config: str, overrides: Sequence[str]) -> Space:
 
     Args:
         path: The file.
-        config: The config's file.
+        config: The config, by name or file.
         overrides: Overrides of all trials, as on the command line.
 
     Raises:
@@ -125,11 +128,23 @@ def load_space(path: str, config: str, overrides: Sequence[str]) -> Space:
     sample: Any = getattr(module, "sample", None)
     check(callable(sample), f"--space={path} has no function sample(trial): docs/sweeps.md.")
     make_sampler, make_pruner = (getattr(module, name, None) for name in ("make_sampler", "make_pruner"))
-    return Space(path=path, base=base, sample=sample, make_sampler=make_sampler, make_pruner=make_pruner)
+    return Space(
+        path=path,
+        digest=digest_of(file),
+        base=base,
+        sample=sample,
+        make_sampler=make_sampler,
+        make_pruner=make_pruner,
+    )
+
+
+def digest_of(file: Path) -> str:
+    """Returns the first digits of the SHA-256 of a file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
 
 
 def default_space(config: str) -> str:
-    """Returns the space's file of a config: `configs/spaces/impala_catch.py` of `configs/impala_catch.py`."""
+    """Returns the space's file of a config's file: `spaces/impala_catch.py` beside `impala_catch.py`."""
     path = Path(config)
     return str(path.parent / "spaces" / path.name)
 

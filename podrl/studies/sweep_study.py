@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from podrl.config.config import check
+from podrl.config.config_files import find_config, is_own_config
 from podrl.mistakes import shorten
-from podrl.studies.sweep_space import Space
+from podrl.studies.sweep_space import Space, digest_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,7 +17,7 @@ class Sweep:
     """What a sweep is to find out, the same for all its conductors; plain values.
 
     Attributes:
-        config: The config's file, from the root.
+        config: One of podrl's own configs by name, or a user's file from the root.
         overrides: Overrides of all trials, by key.
         objective: The metric.
         direction: `maximize` or `minimize`.
@@ -70,7 +71,7 @@ def open_study(sweep: Sweep, space: Space, folder: Path, storage: str | None, na
         pruner=space.make_pruner() if space.make_pruner else optuna.pruners.MedianPruner(5, warm_up),
         load_if_exists=True,
     )
-    now = dataclasses.asdict(sweep)
+    now = {**dataclasses.asdict(sweep), "config": _identify(sweep.config)}
     before = study.user_attrs.get("podrl")
     if before is None:
         check(not study.get_trials(deepcopy=False), f"The study {name!r} has trials of another program. Use --study.")
@@ -79,3 +80,11 @@ def open_study(sweep: Sweep, space: Space, folder: Path, storage: str | None, na
     changed = [f"{key} was {before.get(key)}, is {value}" for key, value in now.items() if before.get(key) != value]
     check(not changed, f"The study {name!r} is another sweep: {shorten(changed)}. Choose another --workdir or --study.")
     return study
+
+
+def _identify(config: str) -> str:
+    """Returns what a config is in whatever folder: the name of one of podrl's own, else the file's name and digest."""
+    file = find_config(config)
+    if is_own_config(file.stem) and file.resolve() == find_config(file.stem).resolve():
+        return file.stem
+    return f"{file.name} with SHA-256 {digest_of(file)}..."
