@@ -69,10 +69,10 @@ def test_the_wheel_has_all_of_podrl_and_nothing_else(wheel):
     assert {Path(name).parts[0].partition("-")[0] for name in names} == {"podrl"}
     assert not [name for name in names if "/tests/" in name or "__pycache__" in name]
     code = {str(path.relative_to(ROOT)) for path in (ROOT / "podrl").rglob("*.py")} - {"podrl/configs.py"}
-    configs = {f"podrl/{path.relative_to(ROOT)}" for path in (ROOT / "configs").glob("*.py")}
+    configs = {f"podrl/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.py")}
     values = {str(path.relative_to(ROOT)) for path in (ROOT / "podrl").rglob("*.json")}
     assert len(values) >= 1
-    assert code | configs | values == {name for name in names if name.startswith("podrl/")}
+    assert code | configs | values | {"podrl/py.typed"} == {name for name in names if name.startswith("podrl/")}
 
 
 def test_what_shows_at_once(program, tmp_path):

@@ -69,9 +69,9 @@ def hold_against_jobs(command: SimulateCommand, config: Config) -> dict[str, Any
     """Holds the simulation against real jobs."""
     from podrl.launch.local import share_of_cores, usable_cores
     from podrl.learning.replay import uncounted_updates
-    from podrl.performance.planning.child import Child
     from podrl.performance.planning.measurement import measure_host
     from podrl.performance.planning.study import check_jobs
+    from podrl.runtime.child import Child
 
     os.environ["JAX_PLATFORMS"] = "cpu"  # Of the real jobs, too.
     with contextlib.ExitStack() as stack:

@@ -1,6 +1,7 @@
 """Trains an agent on a suite of games with several seeds, and reports its scores. See `--help`."""
 
 import argparse
+from collections.abc import Callable
 import functools
 import logging as standard_logging
 from pathlib import Path
@@ -22,15 +23,16 @@ from podrl.runtime.tool import check_known, parse_numbers, run_tool
 from podrl.studies.conduct import StudyKind, conduct, conduct_one, show_commands
 from podrl.studies.feasibility import as_arguments
 from podrl.studies.folder import Folder
-from podrl.studies.grid import Axis, Definition, Machines, Manner
+from podrl.studies.grid import GAME, Axis, Definition, Machines, Manner
 from podrl.studies.launch_flags import add_launch_flags, launch_values, read_slices
 from podrl.studies.places import default_devices
+from podrl.studies.suite_protocol import describe_apart
 from podrl.studies.suite_report import report_suite
-from podrl.studies.suite_scores import GAME, SCALES, SCORES, describe_protocol, score_run
+from podrl.studies.suite_scores import SCALES, SCORES, score_run
 
-USAGE = """%(prog)s --config configs/impala_minatar.py --games minatar --seeds 1,2,3 --workdir runs/minatar
+USAGE = """%(prog)s --config impala_atari --games atari5 --seeds 1,2,3 --workdir runs/atari5
           [--config.x.y=...] [--score evaluation|training] [--launch local|slurm|tpu ...] [--dry_run]
-       %(prog)s --workdir runs/minatar --report_only [--compare OTHER]
+       %(prog)s --workdir runs/atari5 --report_only [--compare OTHER]
 
 Trains every game with every seed, and writes report.html, figures/, scores.csv and aggregates.csv into the folder.
 Games: atari57, atari26, atari5, minatar, dmcontrol, minigrid, or ids of environments, separated by commas. The same
@@ -51,7 +53,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """
     parser = Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
     parser.add_argument("--workdir", required=True, help="folder of the suite; gs://... for TPU slices")
-    parser.add_argument("--config", help="config file; its environment is replaced by each game")
+    parser.add_argument("--config", help="config, by name or file; its environment is replaced by each game")
     parser.add_argument("--games", metavar="SUITE|ID,...", help="suites or ids of environments")
     parser.add_argument("--seeds", default="1,2,3", metavar="S,S,...", help="each game is trained with each (1,2,3)")
     parser.add_argument("--score", choices=SCORES, default="evaluation", help="what is averaged (evaluation)")
@@ -84,8 +86,8 @@ def define_suite(flags: argparse.Namespace, rest: list[str]) -> Definition:
     Raises:
         ConfigError: if a value is wrong, or flags contradict each other.
     """
-    check(flags.config is not None, "No config given. Add --config configs/impala_minatar.py, or another file.")
-    check(flags.games is not None, "No games given. Add --games minatar, another suite, or ids of environments.")
+    check(flags.config is not None, "No config given. Add --config impala_atari, or a file of your own.")
+    check(flags.games is not None, "No games given. Add --games atari5, another suite, or ids of environments.")
     overrides = dict(argument.removeprefix("--config.").split("=", 1) for argument in rest)
     for key in overrides:
         check(key not in _TAKEN, f"{key} is what {_TAKEN.get(key)} says in a suite. Use that.")
@@ -140,7 +142,9 @@ def run(argv: list[str]) -> int:
     names = ("retry_failed", "accept_changes", "silence_s", "at_once", "table")
     manner = Manner(**{name: getattr(flags, name) for name in names})
     folder = Folder(flags.workdir)
-    kind = StudyKind(measure=score_run, report=functools.partial(report_suite, compared=flags.compare))
+    prepare = _scales_writer(flags.scales)
+    report = functools.partial(report_suite, compared=flags.compare, prepare=prepare)
+    kind = StudyKind(measure=score_run, report=report, prepare=prepare)
     if flags.point is not None:
         return conduct_one(flags.workdir, flags.point, manner, kind)
     if flags.report_only:
@@ -151,19 +155,31 @@ def run(argv: list[str]) -> int:
     if flags.dry_run:
         show_commands(definition, flags.workdir, manner, program)
         return 0
-    if flags.scales is not None:
-        read_scales(flags.scales)
-        folder.path.mkdir(parents=True, exist_ok=True)
-        (folder.path / SCALES).write_text(flags.scales.read_text())
     return conduct(definition, flags.workdir, argv, manner, program, kind=kind)
+
+
+def _scales_writer(scales: Path | None) -> Callable[[Folder], None]:
+    """Returns what writes the file of `--scales`, as it is now, into a suite's folder; nothing without the flag.
+
+    Raises:
+        ConfigError: If it is no file of scales.
+    """
+    if scales is None:
+        return lambda folder: None
+    read_scales(scales)
+    text = scales.read_text()
+
+    def write(folder: Folder) -> None:
+        (folder.path / SCALES).write_text(text)
+
+    return write
 
 
 def _check_games(definition: Definition) -> None:
     """Raises ConfigError if a game is none of the config's source, before anything is run."""
     base: Any = commandline.load_config(definition.config)
-    for (game,) in definition.axes[0].values:
-        given = as_arguments({**definition.overrides, GAME: game})
-        describe_protocol(resolve(commandline.override(base, given)), str(definition.score))
+    given = [as_arguments({**definition.overrides, GAME: game}) for (game,) in definition.axes[0].values]
+    describe_apart([resolve(commandline.override(base, each)) for each in given], str(definition.score))
 
 
 def _configure_logging() -> None:

@@ -7,6 +7,7 @@ possible return for DM Control and MiniGrid, an agent for MinAtar. The data name
 
 from collections.abc import Mapping
 import dataclasses
+import difflib
 import functools
 import importlib.resources
 import json
@@ -47,14 +48,13 @@ def suite_games(text: str) -> list[str]:
     """The environments that `--games` names: suites and ids, separated by commas.
 
     Raises:
-        ConfigError: If a name is neither a suite nor looks like an id, or a game comes twice.
+        ConfigError: If a name is almost that of a suite, or a game comes twice. Ids are left to the source.
     """
     suites = _read("suites.json")["suites"]
     games: list[str] = []
     for name in filter(None, (part.strip() for part in text.split(","))):
-        is_id = re.search(r"\W|\d", name) is not None and not re.fullmatch(r"[a-z]+\d*", name)
         check(
-            name in suites or is_id,
+            name in suites or not difflib.get_close_matches(name, suites, n=1),
             f"--games: {name!r} is no suite{did_you_mean(name, suites)} Suites: {', '.join(suites)}; or ids of "
             "environments, separated by commas.",
         )

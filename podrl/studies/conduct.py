@@ -34,6 +34,7 @@ class StudyKind:
 
     measure: Measure
     report: Callable[[Folder, Manner], int]  # writes it; returns the exit code: 1 if a run is not complete
+    prepare: Callable[[Folder], None] = lambda folder: None  # writes what reports need, once the folder is the study's
 
 
 def show_commands(definition: Definition, workdir: str, manner: Manner, program: Sequence[str]) -> None:
@@ -75,6 +76,7 @@ def conduct(
     encode_table([], manner.table)
     folder = _open(definition, workdir)
     folder.begin(definition, feasible, infeasible, argv, accept_changes=manner.accept_changes)
+    kind.prepare(folder)
     trials = order(feasible, definition)
     if definition.place == "slurm":
         return _submit(definition, folder, trials, manner, program, kind)
@@ -125,8 +127,12 @@ def report(folder: Folder, manner: Manner) -> int:
 
     Returns:
         The exit code: 1 if a run is not complete.
+
+    Raises:
+        ConfigError: If the folder is not that of a scaling study.
     """
     manifest, definition = folder.read_manifest(), folder.read_definition()
+    check(definition.score is None, f"{folder.flag}={folder.path} is the folder of a suite, not of a scaling study.")
     feasible, _ = _examine(definition, dataclasses.replace(manner, skip_invalid=True))
     records = collect(folder, feasible, definition.seeds)
     summaries = summarize_points(records)
@@ -187,7 +193,9 @@ def _examine(definition: Definition, manner: Manner) -> tuple[list[Point], list[
     if infeasible and not (manner.skip_invalid and feasible):
         first, more = infeasible[0], len(infeasible) - 1
         why = f"{first.reason}{f' So it is with {more} more point(s).' if more else ''}"
-        raise ConfigError(f"Point {first.name} cannot be run: {why} Change the grid, or add --skip_invalid.")
+        suite = "Change the config or --games."
+        advice = "Change the grid, or add --skip_invalid." if definition.score is None else suite
+        raise ConfigError(f"Point {first.name} cannot be run: {why} {advice}")
     return feasible, infeasible
 
 

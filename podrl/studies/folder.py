@@ -40,8 +40,9 @@ class Status:
 class Folder:
     """Reads and writes the files of a study, in a folder or in a bucket."""
 
-    def __init__(self, path: epath.PathLike):
+    def __init__(self, path: epath.PathLike, *, flag: str = "--workdir"):
         self.path = epath.Path(path)
+        self.flag = flag  # that names it, for messages
 
     @property
     def is_remote(self) -> bool:
@@ -86,7 +87,7 @@ class Folder:
     def read_manifest(self) -> dict[str, Any]:
         """The manifest."""
         path = self.path / MANIFEST
-        check(path.exists(), f"--workdir={self.path} is not the folder of a study: it has no {MANIFEST}.")
+        check(path.exists(), f"{self.flag}={self.path} is not the folder of a study: it has no {MANIFEST}.")
         try:
             manifest: dict[str, Any] = json.loads(path.read_text())
         except json.JSONDecodeError as error:

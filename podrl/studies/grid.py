@@ -14,6 +14,7 @@ from podrl.config.renamed import RENAMED, earlier_settings, new_setting
 SCALINGS = ("weak", "strong")
 PLACES = ("local", "slurm", "tpu")
 NUM_ENVS = "actors.num_envs"
+GAME = "env.id"  # The axis of a suite.
 SPLIT = ("topology.actor_devices_per_process", "topology.learner_devices_per_process")
 _LONGEST_NAME = 150  # of a folder; file systems take 255
 _OPENING, _CLOSING = "([{", ")]}"
@@ -65,8 +66,13 @@ class Point:
 
     @property
     def name(self) -> str:
-        """For people, and for the point's folder."""
+        """For the point's folder, and for people in a scaling study."""
         return point_name(self.scaling, self.machines, self.settings)
+
+    @property
+    def title(self) -> str:
+        """For people: in a suite the game."""
+        return self.name if self.scaling else self.settings.get(GAME, self.name)
 
     @property
     def names(self) -> list[str]:
@@ -105,7 +111,7 @@ class Trial:
     def name(self) -> str:
         """For people."""
         several = f"seeds {self.seed} to {self.seeds[-1]}"
-        return f"{self.point.name}, {several if self.num_seeds > 1 else f'seed {self.seed}'}"
+        return f"{self.point.title}, {several if self.num_seeds > 1 else f'seed {self.seed}'}"
 
     @property
     def folders(self) -> list[str]:

@@ -1,14 +1,14 @@
 """The report of a suite: its numbers, figures, tables, and one HTML file that needs nothing beside it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
-import shlex
 from string import Template
 from typing import Any
 
 from absl import logging
 import numpy as np
 
+from podrl.config.programs import shell_command
 from podrl.evaluation.suites import scale_sources
 from podrl.mistakes import shorten
 from podrl.runtime.tables import encode_table
@@ -66,7 +66,7 @@ $figures
 <h2>What was run</h2>
 <dl>$facts</dl>
 <h2>To reproduce it</h2>
-<p>From a checkout of podrl at that commit, with those versions:</p>
+<p>With podrl at that commit, or of that version, and with those libraries:</p>
 <pre>$command</pre>
 <p>The same command with the same folder continues where it was stopped, and does again only what is missing.</p>
 </body>
@@ -74,8 +74,12 @@ $figures
 """)
 
 
-def report_suite(folder: Folder, manner: Manner, *, compared: Sequence[str] = ()) -> int:
+def report_suite(
+    folder: Folder, manner: Manner, *, compared: Sequence[str] = (), prepare: Callable[[Folder], None]
+) -> int:
     """Writes tables, figures and the report of what there is so far, beside the suites in the folders `compared`.
+
+    `prepare` writes scales of a user's own into the folder, once nothing is left to refuse.
 
     Returns:
         The exit code: 1 if a run is not complete.
@@ -84,9 +88,10 @@ def report_suite(folder: Folder, manner: Manner, *, compared: Sequence[str] = ()
         ConfigError: If a folder is not that of a suite, or its scores cannot be compared.
     """
     suite = read_suite(folder, manner)
-    others = [read_suite(Folder(path), manner) for path in compared]
+    others = [read_suite(Folder(path, flag="--compare"), manner) for path in compared]
     for path, other in zip(compared, others, strict=True):
         check_comparable(suite, other, path)
+    prepare(folder)
     standing = compare_suites([suite, *others], find_scales(folder, suite.games))
     tables = {
         f"scores.{manner.table}": make_score_table(standing),
@@ -135,7 +140,7 @@ def _make_page(
         caveats=wrap_each("li", _caveats(standing)),
         sources=define_terms(sources),
         facts=define_terms(facts | describe_starts(starts)),
-        command=escape(shlex.join(["python", *starts[0]["argv"]])),
+        command=escape(shell_command(starts[0]["argv"])),
     )
 
 

@@ -5,9 +5,7 @@ import dataclasses
 import json
 from typing import Any
 
-from podrl.config.config import Config, check
-from podrl.envs.settings import settle
-from podrl.envs.source import evaluation_protocol, load_source, option_facts
+from podrl.config.config import check
 from podrl.evaluation.evaluator import ROW_KEY
 from podrl.evaluation.suites import Scale, find_scale, read_scales
 from podrl.mistakes import shorten
@@ -16,11 +14,11 @@ from podrl.studies.conduct import read_points
 from podrl.studies.execution import order
 from podrl.studies.folder import Folder
 from podrl.studies.grid import Manner, Trial
+from podrl.studies.suite_protocol import describe_apart
 from podrl.studies.summary import RunRecord
 
 SCORES = ("evaluation", "training")
 SCALES = "scales.json"  # A user's own, beside the manifest.
-GAME = "env.id"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +59,8 @@ def score_run(folder: Folder, trial: Trial) -> dict[str, Any]:
             raise RuntimeError(f"it left {what}, and so no score of seed {seed}. See docs/suites.md.")
         score = row[ROW_KEY] if by_evaluation else row["episode/return"]
         scores[str(seed)] = {"score": score} | {name: row[name] for name in ("env_steps", "frames")}
-    return {"scores": scores, "protocol": describe_protocol(trial.point.config, str(definition.score))}
+    (protocol,) = describe_apart([trial.point.config], str(definition.score))
+    return {"scores": scores, "protocol": protocol}
 
 
 def _last_row(rows: Rows, name: str) -> Mapping[str, Any] | None:
@@ -71,25 +70,6 @@ def _last_row(rows: Rows, name: str) -> Mapping[str, Any] | None:
     return found
 
 
-def describe_protocol(config: Config, score: str) -> dict[str, Any]:
-    """How scores are made: the source's facts (sticky actions, action set, lives, time limit) and what is averaged.
-
-    Raises:
-        ConfigError: If the source lacks the environment, or cannot make it as the config asks for.
-    """
-    source = load_source(config.env.source)
-    env = settle(source, config.env)
-    if score == "training":
-        limit = {"max_episode_steps": env.max_episode_steps} if env.max_episode_steps else {}
-        facts = {**limit, **option_facts(env)}
-        how = f"mean return of the newest {config.log.episodes} training episodes"
-    else:
-        facts = dict(evaluation_protocol(source, env).facts)
-        actions = "greedy" if config.evaluate.greedy else "sampled"
-        how = f"mean return of {config.evaluate.episodes} episodes, {actions} actions, with the last parameters"
-    return {"score": how, "source": config.env.source, **facts}
-
-
 def read_suite(folder: Folder, manner: Manner) -> SuiteScores:
     """What a suite's folder has so far.
 
@@ -97,7 +77,9 @@ def read_suite(folder: Folder, manner: Manner) -> SuiteScores:
         ConfigError: If the folder is not that of a suite.
     """
     definition = folder.read_definition()
-    check(definition.score is not None, f"--workdir={folder.path} is the folder of a scaling study, not of a suite.")
+    check(
+        definition.score is not None, f"{folder.flag}={folder.path} is the folder of a scaling study, not of a suite."
+    )
     games = [game for (game,) in definition.axes[0].values]
     trials = order(read_points(folder, manner), definition)
     trials.sort(key=lambda trial: (games.index(game_of(trial)), trial.seed))
@@ -108,9 +90,8 @@ def read_suite(folder: Folder, manner: Manner) -> SuiteScores:
         for _, found in seeds_of(record):
             scores.setdefault(game_of(record.trial), []).append(found["score"])
             protocols[game_of(record.trial)] = record.status.facts["protocol"]
-    for record in records:
-        if game_of(record.trial) not in protocols:
-            protocols[game_of(record.trial)] = describe_protocol(record.trial.point.config, str(definition.score))
+    left = {game_of(each.trial): each.trial.point.config for each in records if game_of(each.trial) not in protocols}
+    protocols |= zip(left, describe_apart(list(left.values()), str(definition.score)), strict=True)
     config = records[0].trial.point.config
     steps = config.num_updates * config.env_steps_per_update
     return SuiteScores(

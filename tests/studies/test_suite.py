@@ -6,14 +6,17 @@ import os
 from pathlib import Path
 import re
 import signal
+import subprocess
+import sys
 
 import pytest
 
-from podrl.commands import suite
+from podrl.commands import study, suite
 from podrl.config.user_modules import ROOT
 from podrl.studies.execution import order
 from podrl.studies.folder import Folder
 from podrl.studies.grid import Manner
+from podrl.studies.suite_protocol import describe_protocol
 from podrl.studies.suite_scores import read_suite
 from tests.processes import finish, num_rows, running, wait_for
 
@@ -38,7 +41,7 @@ def leave_suite(workdir, returns=RETURNS, *more):
     for trial in order(points, definition):
         if trial.seed <= len(returns[trial.point.config.env.id]):
             score = returns[trial.point.config.env.id][trial.seed - 1]
-            protocol = suite.describe_protocol(trial.point.config, definition.score)
+            protocol = describe_protocol(trial.point.config, definition.score)
             own = {"score": score, "env_steps": 100, "frames": 400}
             folder.settle(trial, "complete", {"exit_code": 0, "scores": {trial.seed: own}, "protocol": protocol})
     return folder
@@ -73,7 +76,7 @@ def test_a_game_that_failed_is_named_with_its_reason_and_left_out(tmp_path, capl
     for trial in (record.trial for record in read_suite(folder, Manner()).records[3:]):
         folder.settle(trial, "failed", {"exit_code": 1, "text": "the emulator is gone"})
     assert suite.main(["suite.py", f"--workdir={tmp_path}", "--report_only"]) == 1
-    assert "3 of 6 runs are not complete: 1x1-env.id=Breakout-v5, seed 1 (failed)" in caplog.text
+    assert "3 of 6 runs are not complete: Breakout-v5, seed 1 (failed)" in caplog.text
     page = (tmp_path / "report.html").read_text()
     assert "the emulator is gone" in page
     assert "Not among the statistics, for lack of a scale or of a complete run: Breakout-v5" in page
@@ -114,6 +117,7 @@ def test_games_without_a_scale_have_returns_and_no_statistics(tmp_path):
         (["--games=atair57"], "'atair57' is no suite; did you mean 'atari57'?"),
         (["--games=atari5,Qbert-v5"], "Qbert-v5 twice"),
         (["--games=Pnog-v5"], "Pnog-v5"),
+        (["--games=hopper"], "hopper"),
         (["--config.env.id=Pong-v5"], "env.id is what --games says in a suite"),
         (["--config.seed=3"], "seed is what --seeds says in a suite"),
         (["--config.topology.seeds=3"], "a suite takes its seeds from --seeds"),
@@ -137,6 +141,100 @@ def test_a_scaling_study_is_no_suite(tmp_path, capsys):
     (tmp_path / "study.json").write_text(json.dumps(manifest))
     assert suite.main(["suite.py", f"--workdir={tmp_path}", "--report_only"]) == 2
     assert "is the folder of a scaling study, not of a suite" in capsys.readouterr().err
+
+
+def test_a_suite_is_no_scaling_study(tmp_path, capsys):
+    leave_suite(tmp_path)
+    assert study.main(["scaling_study.py", f"--workdir={tmp_path}", "--report_only"]) == 2
+    said = capsys.readouterr().err
+    assert f"--workdir={tmp_path} is the folder of a suite, not of a scaling study" in said
+    assert said.count("\n") == 1
+
+
+def test_a_folder_to_compare_that_is_no_suites_is_named_by_its_flag(tmp_path, capsys):
+    leave_suite(tmp_path / "a")
+    leave_suite(tmp_path / "b")
+    manifest = json.loads((tmp_path / "b/study.json").read_text())
+    manifest["definition"]["score"] = None
+    (tmp_path / "b/study.json").write_text(json.dumps(manifest))
+    for name in ("nowhere", "b"):
+        flags = (f"--workdir={tmp_path / 'a'}", "--report_only", f"--compare={tmp_path / name}")
+        assert suite.main(["suite.py", *flags]) == 2
+        assert f"error: --compare={tmp_path / name} is " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("program", ["podrl suite", "tools/suite.py"])
+def test_the_report_has_the_command_as_a_shell_takes_it(tmp_path, program):
+    folder = leave_suite(tmp_path)
+    manifest = json.loads((tmp_path / "study.json").read_text())
+    manifest["starts"][0]["argv"] = [program, "--games=Pong-v5,Breakout-v5"]
+    (tmp_path / "study.json").write_text(json.dumps(manifest))
+    assert suite.main(["suite.py", f"--workdir={folder.path}", "--report_only"]) == 0
+    page = (tmp_path / "report.html").read_text()
+    python = "python " if program.endswith(".py") else ""
+    assert f"<pre>{python}{program} --games=Pong-v5,Breakout-v5</pre>" in page
+    assert "checkout" not in page
+
+
+def scale_file(path, reference):
+    path.write_text(json.dumps({game: {"random": 0.0, "reference": reference} for game in RETURNS}))
+    return f"--scales={path}"
+
+
+def test_scales_are_kept_with_the_report_and_those_of_a_refused_command_are_not(tmp_path, capsys):
+    workdir = tmp_path / "suite"
+    leave_suite(workdir)
+    ten, one = scale_file(tmp_path / "ten.json", 10.0), scale_file(tmp_path / "one.json", 1.0)
+    for more in ((ten,), ()):  # The second report finds them in the folder.
+        assert suite.main(["suite.py", f"--workdir={workdir}", "--report_only", *more]) == 0
+        assert all(float(row["normalised"]) == float(row["score"]) / 10 for row in read_table(workdir, "scores"))
+    refused = (command(workdir, one, games="Pong-v5"), ["suite.py", f"--workdir={workdir}", "--report_only", one])
+    for argv in (refused[0], [*refused[1], f"--compare={tmp_path / 'nowhere'}"]):
+        assert suite.main(argv) == 2
+        assert (workdir / "scales.json").read_text() == (tmp_path / "ten.json").read_text()
+    assert "--accept_changes" in capsys.readouterr().err
+    assert suite.main(command(workdir, one)) == 0
+    assert (workdir / "scales.json").read_text() == (tmp_path / "one.json").read_text()
+
+
+CONDUCTS = """
+if __name__ == "__main__":  # Processes that this one starts import it, too.
+    import json, sys
+    from podrl.commands import suite
+    from podrl.runtime.jax_start import jax_has_started
+    from podrl.studies.conduct import _examine
+    from podrl.studies.execution import order
+    from podrl.studies.folder import Folder
+    from podrl.studies.grid import Manner
+    from podrl.studies.suite_scores import read_suite, score_run
+
+    workdir, flags = sys.argv[1], sys.argv[2:]
+    definition = suite.define_suite(*suite.parse(["suite.py", f"--workdir={workdir}", *flags]))
+    suite._check_games(definition)
+    points, _ = _examine(definition, Manner())
+    folder = Folder(workdir)
+    folder.begin(definition, points, [], ["suite.py"], accept_changes=False)
+    (trial,) = order(points, definition)
+    folder.run_folder(trial).mkdir(parents=True)
+    row = {"learner_steps": 1, "env_steps": 1, "frames": 1, "episode/return": 2.0}
+    (folder.run_folder(trial) / "metrics.jsonl").write_text(json.dumps(row) + "\\n")
+    found = score_run(folder, trial)
+    assert found["scores"] == {"1": {"score": 2.0, "env_steps": 1, "frames": 1}}
+    assert read_suite(folder, Manner()).protocols["Breakout-MinAtar"] == found["protocol"]
+    assert found["protocol"]["source"] == "gymnax"
+    sys.exit(3 if jax_has_started() else 0)
+"""
+
+
+@pytest.mark.slow
+def test_the_conductor_of_a_suite_of_jax_environments_starts_no_backend(tmp_path):
+    """It would warn of forks at each run's start, and hold the accelerator that its runs need."""
+    pytest.importorskip("gymnax")
+    (tmp_path / "conduct.py").write_text(CONDUCTS)
+    flags = ("--config=impala_minatar", "--games=Breakout-MinAtar", "--seeds=1", "--score=training")
+    program = [sys.executable, tmp_path / "conduct.py", tmp_path / "suite", *flags]
+    ended = subprocess.run(program, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
+    assert ended.returncode == 0
 
 
 def test_seeds_of_anakin_are_trained_by_one_program(tmp_path):
@@ -177,8 +275,8 @@ def test_a_real_suite_resumes_and_names_the_game_that_fails(tmp_path):
     with running(*TINY, cwd=tmp_path, program=program) as process:
         said = finish(process)
     assert process.returncode == 1, said
-    assert "1 of 4: resumes 1x1-env.id=Catch-v0, seed 1" in said
-    assert "1 of 4 runs are not complete: 1x1-env.id=CartPole-v1, seed 2 (failed)" in said
+    assert "1 of 4: resumes Catch-v0, seed 1" in said
+    assert "1 of 4 runs are not complete: CartPole-v1, seed 2 (failed)" in said
     rows = read_table(tmp_path / "suite", "scores")
     assert [row["status"] for row in rows] == ["complete", "complete", "complete", "failed"]
     assert all(float(row["normalised"]) == pytest.approx(float(row["score"]) / 10) for row in rows[:3])

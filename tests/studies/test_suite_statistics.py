@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from podrl.config.config import ConfigError
 from podrl.evaluation.suites import find_baselines, find_scale, suite_games
 from podrl.studies.suite_statistics import (
     AGGREGATES,
@@ -15,6 +16,7 @@ from podrl.studies.suite_statistics import (
     performance_profile,
     probability_of_improvement,
 )
+from tests.processes import ROOT
 
 # Twelve games with five seeds each, and what rliable 1.2.0 says of them. It pulls in arch and statsmodels, and its
 # newest version does not import with pandas 3, so its figures were printed once:
@@ -83,12 +85,41 @@ def test_the_bootstrap_is_scipys_of_each_game_by_itself():
     assert tuple(bootstrap_interval(games, mean)) == pytest.approx((draws.low, draws.high), abs=0.015)
 
 
-def test_every_game_of_a_suite_has_a_scale_and_random_play_scores_less_than_the_reference():
+def test_every_game_of_a_suite_but_minatar_has_a_scale_and_random_play_scores_less_than_the_reference():
     for suite, count in (("atari57", 57), ("atari26", 26), ("atari5", 5), ("minatar", 5), ("dmcontrol", 28)):
         assert len(suite_games(suite)) == count
     for game in suite_games("atari57,dmcontrol,minigrid"):
         assert find_scale(game).random < find_scale(game).reference, game
     assert find_scale("Catch-v0") is None
+
+
+def test_the_games_of_minatar_have_scales_all_or_none_and_the_documentation_says_which():
+    scales = [find_scale(game) for game in suite_games("minatar")]
+    (row,) = (line for line in (ROOT / "docs/suites.md").read_text().splitlines() if line.startswith("| `minatar` |"))
+    if not any(scales):
+        assert "no reference yet: returns only" in row
+    else:
+        assert f"| {scales[0].name} |" in row, "docs/suites.md: the row of minatar must name its reference."
+        assert all(scale.random < scale.reference for scale in scales)
+
+
+# Ids of Brax, Octax, DM Control and others: plain words are ids too.
+IDS = (
+    *("ant", "halfcheetah", "hopper", "humanoid", "humanoidstandup", "inverted_pendulum", "pusher", "reacher"),
+    *("swimmer", "walker2d", "brix", "pong", "tetris", "cavern", "deep", "flight_runner", "worm", "airplane"),
+    *("Pong-v5", "ALE/Pong-v5", "Breakout-MinAtar", "MiniGrid-Empty-8x8-v0", "WalkerWalk-v1", "my_env:MyEnv"),
+)
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_what_is_not_close_to_a_suite_is_an_id(name):
+    assert suite_games(name) == [name]
+
+
+@pytest.mark.parametrize("name", ["atair57", "atari", "atari 57", "minatr", "dmcontol", "mini_grid", "Minatar"])
+def test_what_is_almost_a_suite_is_a_mistake(name):
+    with pytest.raises(ConfigError, match=f"'{name}' is no suite; did you mean '"):
+        suite_games(name)
 
 
 # Median, IQM, mean and optimality gap: Micheli et al. 2023, arXiv:2209.00588; Alonso et al. 2024, arXiv:2405.12399.

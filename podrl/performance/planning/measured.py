@@ -32,9 +32,9 @@ from podrl.performance.benchmark.relations import END_TO_END, LOCAL, PLAIN
 from podrl.performance.benchmark.stages import Parts, make_parts
 from podrl.performance.benchmark.whole_run import time_end_to_end
 from podrl.performance.composition import COLLECT, OF_REPLAY, PROGRAM, Overlap, StageCost, compose
-from podrl.performance.planning.child import Child
 from podrl.performance.planning.reduction import reduce_step
 from podrl.performance.planning.slices import parse_shape
+from podrl.runtime.child import Child
 from podrl.runtime.machine import available_cores
 from podrl.runtime.tool import reading_file
 

@@ -12,7 +12,7 @@ import numpy as np
 from podrl.launch.local import share_of_cores, usable_cores
 from podrl.performance.benchmark.instruments import Clocks
 from podrl.performance.composition import StageCost
-from podrl.performance.planning.child import Child
+from podrl.runtime.child import Child
 
 # What is reduced beside gradients. In each optimizer step, by podrl's compiled update of IMPALA: the transitions that
 # count, and what is divided by them. Once in each update: whether to stop.

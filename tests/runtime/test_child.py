@@ -7,7 +7,7 @@ import pytest
 
 from podrl.config.config import ConfigError
 from podrl.launch.local import usable_cores
-from podrl.performance.planning.child import Child
+from podrl.runtime.child import Child
 
 
 def cores_and_threads():
