@@ -6,6 +6,7 @@ run with them, which are skipped otherwise.
 
 import base64
 import contextlib
+import datetime
 import importlib.util
 import json
 import os
@@ -14,6 +15,7 @@ import shutil
 import struct
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,13 +23,17 @@ from podrl.commands import export
 from podrl.config.config_dict import to_dict
 from podrl.runs.heartbeat import Heartbeat
 from podrl.runs.records import read_manifests
-from podrl.runs.run_files import write_json
+from podrl.runs.run_files import clear_run, write_json
 from podrl.runs.run_id import find_run_id
+from podrl.runs.trackers import export_run, to_wandb
+from podrl.runs.trackers.items import RunFiles
+from podrl.runtime import waiting
 from podrl.telemetry.writer import MetricsWriter
 from podrl.types import Counters
 from tests.processes import ROOT, finish, running, wait_for
 from tests.short_runs import make_config
 
+RUN_ID = "0123456789ab"
 PROGRAM = ROOT / "tools/export.py"
 GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
 
@@ -70,9 +76,14 @@ def run(tmp_path):
     """The folder of a run of 100 updates that has begun."""
     folder = tmp_path / "run"
     folder.mkdir()
-    write_json(folder / "manifest.json", {"run_id": "0123456789ab", "started": "2026-12-01T12:00:00+0000", "argv": []})
-    write_json(folder / "config.json", to_dict(make_config(total_env_steps=100 * 32)))
+    begin(folder, RUN_ID)
     return folder
+
+
+def begin(folder, run_id, *, started="2026-12-01T12:00:00+0000"):
+    """Writes what a run of 100 updates writes first."""
+    write_json(folder / "manifest.json", {"run_id": run_id, "started": started, "argv": []})
+    write_json(folder / "config.json", to_dict(make_config(total_env_steps=100 * 32)))
 
 
 def write_rows(folder, updates, *, loss=1.0, resumed=None, evaluated=()):
@@ -92,51 +103,60 @@ def send(tracker, run, *more):
     return export.main(["export", "--to", tracker, str(run), *more])
 
 
-def points(tracker, name):
+def points(tracker, name, *, run_id=RUN_ID, project="test"):
     """(update, value) of a metric, as the tracker has them, in order."""
-    return sorted({"trackio": of_trackio, "mlflow": of_mlflow, "wandb": of_wandb}[tracker](name))
+    return sorted({"trackio": of_trackio, "mlflow": of_mlflow, "wandb": of_wandb}[tracker](name, run_id, project))
 
 
-def of_trackio(name):
+def of_trackio(name, run_id, project):
     from trackio.sqlite_storage import SQLiteStorage
 
-    rows = SQLiteStorage.get_logs("test", "test-0123456789ab", run_id="0123456789ab")
+    rows = SQLiteStorage.get_logs(project, f"test-{run_id}", run_id=run_id)
     return [(row["step"], row[name]) for row in rows if name in row]
 
 
-def of_mlflow(name):
+def of_mlflow(name, run_id, project):
     import mlflow
 
     client = mlflow.MlflowClient()
-    (run,) = client.search_runs([client.get_experiment_by_name("test").experiment_id])
+    experiment = client.get_experiment_by_name(project).experiment_id
+    (run,) = client.search_runs([experiment], f"tags.`podrl.run_id` = '{run_id}'")
     return [(each.step, each.value) for each in client.get_metric_history(run.info.run_id, name)]
 
 
-def of_wandb(name):
-    """From W&B's own files: blocks of 32 KB, with a header before each part of a record."""
-    from wandb.proto import wandb_internal_pb2
-
+def of_wandb(name, run_id, project):
+    """From the sessions of a project, in the order in which they were made."""
     found, steps = [], []
-    for path in sorted(Path("wandb").glob("offline-run-*/run-0123456789ab.wandb")):
-        data, at, whole = path.read_bytes(), 7, b""
-        while at + 7 <= len(data):
-            if 32768 - at % 32768 < 7:
-                at += 32768 - at % 32768
-                continue
-            _, length, part = struct.unpack("<IHB", data[at : at + 7])
-            whole, at = whole + data[at + 7 : at + 7 + length], at + 7 + length
-            if part in (1, 4):
-                record = wandb_internal_pb2.Record.FromString(whole)
-                whole = b""
-                if record.WhichOneof("record_type") == "history":
-                    row = {"/".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
-                    steps.append(record.history.step.num)
-                    update = row.get("learner_steps") or row.get("evaluate/learner_steps") or "0"
-                    if name in row:
-                        with contextlib.suppress(TypeError):
-                            found.append((int(update), float(json.loads(row[name]))))
+    for path in sorted(Path("wandb").glob(f"offline-run-*/run-{run_id}.wandb")):
+        records = list(wandb_records(path))
+        if {record.run.project for record in records if record.WhichOneof("record_type") == "run"} != {project}:
+            continue
+        for record in records:
+            if record.WhichOneof("record_type") == "history":
+                row = {"/".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
+                steps.append(record.history.step.num)
+                update = row.get("learner_steps") or row.get("evaluate/learner_steps") or "0"
+                if name in row:
+                    with contextlib.suppress(TypeError):
+                        found.append((int(update), float(json.loads(row[name]))))
     assert steps == sorted(set(steps))  # W&B's own steps go on over all sessions.
     return found
+
+
+def wandb_records(path):
+    """From W&B's own file: blocks of 32 KB, with a header before each part of a record."""
+    from wandb.proto import wandb_internal_pb2
+
+    data, at, whole = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:
+            at += 32768 - at % 32768
+            continue
+        _, length, part = struct.unpack("<IHB", data[at : at + 7])
+        whole, at = whole + data[at + 7 : at + 7 + length], at + 7 + length
+        if part in (1, 4):
+            yield wandb_internal_pb2.Record.FromString(whole)
+            whole = b""
 
 
 @each_tracker
@@ -163,8 +183,16 @@ def test_rows_that_a_resume_makes_again_are_skipped_and_later_ones_follow(tracke
 def test_an_export_that_is_killed_is_completed_by_the_next(tracker, run, tmp_path):
     write_rows(run, range(10, 1001, 10))
     write_json(run / "config.json", to_dict(make_config(total_env_steps=2000 * 32)))  # So it waits for more.
+    if tracker == "mlflow":  # Its own database is broken by a kill while MLflow makes it.
+        import mlflow
+
+        mlflow.MlflowClient().create_experiment("test")
     with running("--to", tracker, run, "--follow", cwd=tmp_path, program=PROGRAM) as process:
-        begun = {"trackio": "trackio/test.db", "mlflow": "mlflow.db", "wandb": "wandb/offline-run-*/run-*.wandb"}
+        begun = {
+            "trackio": "trackio/test.db",
+            "mlflow": "mlruns/*/*/artifacts/*",
+            "wandb": "wandb/offline-run-*/*.wandb",
+        }
         wait_for(lambda: any(each.stat().st_size for each in tmp_path.glob(begun[tracker])), process)
         time.sleep(0.3)
         process.kill()
@@ -192,6 +220,103 @@ def test_following_brings_what_comes_and_ends_with_the_run(tracker, run, tmp_pat
     assert [update for update, _ in found] == list(range(10, 101, 10))
     assert found[-1] == (100, 102.0)
     assert points(tracker, "evaluate/return") == [(70, 35.0)]
+
+
+class Clock:
+    """A clock that runs while code sleeps; it stands in for the module `time`."""
+
+    def __init__(self):
+        self.now_s = 0.0
+
+    def sleep(self, seconds):
+        self.now_s += seconds
+
+    def monotonic(self):
+        return self.now_s
+
+
+@pytest.mark.parametrize(("wait_s", "poll_s"), [(60.0, 5.0), (5.0, 60.0), (60.0, 60.0), (1.0, 0.5), (0.0, 5.0)])
+def test_following_waits_as_long_as_told_for_a_run_that_was_stopped(wait_s, poll_s, run, monkeypatch):
+    clock, written = Clock(), []
+    monkeypatch.setattr(export_run, "time", clock)
+    monkeypatch.setattr(waiting, "time", clock)
+    tracker = SimpleNamespace(marks={}, write=written.extend, close=lambda *, finished: None)
+    monkeypatch.setattr(export_run, "open_tracker", lambda *_: tracker)
+    write_rows(run, [10, 20])
+    assert export_run.export_run(str(run), "trackio", None, follow=True, wait_s=wait_s, poll_s=poll_s) == 2
+    assert [item.mark for item in written] == [10, 20]
+    assert clock.now_s == pytest.approx(wait_s)
+
+
+@each_tracker
+def test_a_run_that_is_started_anew_while_it_is_followed_stays_apart(tracker, run, monkeypatch, capsys):
+    def start_anew(_):
+        clear_run(run)
+        begin(run, "ba9876543210")
+        write_rows(run, [10, 20, 30], loss=2.0)
+
+    write_rows(run, [10, 20])
+    monkeypatch.setattr(export_run, "time", SimpleNamespace(sleep=start_anew))
+    assert send(tracker, run, "--follow") == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("export: ")]
+    assert line.startswith(f"export: error: {run} now has another run, ba9876543210: {RUN_ID} was deleted")
+    assert points(tracker, "loss/total") == [(10, 11.0), (20, 21.0)]
+    assert send(tracker, run) == 0
+    assert points(tracker, "loss/total") == [(10, 11.0), (20, 21.0)]
+    assert points(tracker, "loss/total", run_id="ba9876543210") == [(10, 12.0), (20, 22.0), (30, 32.0)]
+
+
+@each_tracker
+def test_each_project_gets_all_of_a_run_and_what_is_new_to_it(tracker, run):
+    write_rows(run, [10, 20])
+    send(tracker, run)
+    send(tracker, run, "--project", "other")
+    write_rows(run, [30])
+    send(tracker, run, "--project", "other")
+    write_rows(run, [40])
+    send(tracker, run, "--project", "other")
+    send(tracker, run)
+    expected = [(update, 1.0 + update) for update in (10, 20, 30, 40)]
+    assert points(tracker, "loss/total") == expected
+    assert points(tracker, "loss/total", project="other") == expected
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wants wandb: pip install -e '.[wandb]'")
+def test_an_interrupted_export_to_one_project_of_wandb_stays_until_the_next_to_it(run, monkeypatch):
+    import wandb
+
+    def interrupt(tracker, *, finished):
+        raise KeyboardInterrupt
+
+    def sessions():
+        notes = [json.loads(path.read_text()) for path in Path("wandb").glob("offline-run-*/podrl.json")]
+        return sorted((note["project"], note["new"]) for note in notes)
+
+    write_rows(run, [10, 20])
+    with monkeypatch.context() as patched:
+        patched.setattr(to_wandb.WandbRun, "close", interrupt)
+        assert send("wandb", run) == 130
+    wandb.teardown()
+    send("wandb", run, "--project", "other")
+    assert sessions() == [("other", 2), ("test", 0)]
+    send("wandb", run)
+    assert sessions() == [("other", 2), ("test", 2)]
+    assert points("wandb", "loss/total") == [(10, 11.0), (20, 21.0)]
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York"])
+@pytest.mark.parametrize(
+    "started", ["2026-12-01T12:00:00+0000", "2026-12-01T07:00:00-0500", "2026-12-01T17:45:00+0545"]
+)
+def test_times_are_those_of_the_run_wherever_it_is_exported(started, zone, run, monkeypatch):
+    begin(run, RUN_ID, started=started)
+    write_rows(run, [10])
+    with monkeypatch.context() as there:
+        there.setenv("TZ", zone)
+        time.tzset()
+        (item,) = RunFiles(str(run)).read()
+    time.tzset()
+    assert item.time_s == datetime.datetime(2026, 12, 1, 12, 0, 1, tzinfo=datetime.UTC).timestamp()
 
 
 @each_tracker

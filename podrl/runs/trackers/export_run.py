@@ -16,6 +16,7 @@ from podrl.runtime.waiting import Patience
 
 TRACKERS = ("mlflow", "trackio", "wandb")
 _LOOK_S = 0.5
+_SLICE_S = 1.0  # Of a pause; patience wants to be asked that often.
 
 
 class Tracker(Protocol):
@@ -67,7 +68,8 @@ def export_run(folder: str, name: str, project: str | None, *, follow: bool, wai
         The number of items that the tracker lacked.
 
     Raises:
-        ConfigError: If there is no such run, the package is missing, or the tracker cannot be reached.
+        ConfigError: If there is no such run, another one has begun in its folder meanwhile, the package is missing, or
+            the tracker cannot be reached.
     """
     patience = Patience(wait_s)
     while follow and find_missing(folder) and patience.left_s():
@@ -81,15 +83,24 @@ def export_run(folder: str, name: str, project: str | None, *, follow: bool, wai
             items = files.read()
             tracker.write(items)
             count += len(items)
-            if under_way or items:
+            if items:
                 patience = Patience(wait_s)
             if not follow or (not under_way and (files.is_finished or not patience.left_s())):
                 break
-            time.sleep(poll_s)
+            _pause(poll_s if under_way else min(poll_s, patience.left_s()), patience)
+            if under_way:
+                patience = Patience(wait_s)
     finally:
         tracker.close(finished=files.is_finished and not files.is_under_way())
     logging.info("%s: %d new rows, checkpoints and files to %s as %s.", folder, count, name, files.run.title)
     return count
+
+
+def _pause(pause_s: float, patience: Patience) -> None:
+    while pause_s > 0:
+        time.sleep(min(pause_s, _SLICE_S))
+        patience.left_s()
+        pause_s -= _SLICE_S
 
 
 def find_missing(folder: str) -> list[str]:

@@ -8,6 +8,7 @@ makes rows again.
 
 from collections.abc import Mapping
 import dataclasses
+import datetime
 from pathlib import Path
 import re
 import time
@@ -111,9 +112,15 @@ class RunFiles:
         self._begun_s = _seconds(self.run.manifests[0].get("started", ""))
 
     def read(self) -> list[Item]:
-        """Returns what is new, and what the tracker does not have; it counts as exported from then on."""
+        """Returns what is new, and what the tracker does not have; it counts as exported from then on.
+
+        Raises:
+            ConfigError: If another run has begun in the folder since `__init__`.
+        """
         found = []
-        for item in [*map(self._of_row, self._rows.read()), *self._checkpoints(), *self._files()]:
+        items = [*map(self._of_row, self._rows.read()), *self._checkpoints(), *self._files()]
+        self._check_run()  # Afterwards: a run's manifest is there before its rows.
+        for item in items:
             if item.mark > self.marks.get(item.kind, -1):
                 self.marks[item.kind] = item.mark
                 found.append(item)
@@ -125,6 +132,14 @@ class RunFiles:
             return False
         ended = has_ended(seen.owner)
         return time.time() - seen.touched_ns / 1e9 < heartbeat.GONE_S if ended is None else not ended
+
+    def _check_run(self) -> None:
+        now = find_run_id(self._folder)  # None while `--start_anew` deletes the run's files.
+        check(
+            now in (None, self.run.run_id),
+            f"{self._folder} now has another run, {now}: {self.run.run_id} was deleted by --start_anew. What the "
+            "tracker has of it stays. The same command exports the other run.",
+        )
 
     def _of_row(self, row: Row) -> Item:
         kind, mark = "update" if RATE_KEY in row else "evaluate", int(row["learner_steps"])
@@ -180,6 +195,6 @@ def read_marks(numbers: Mapping[str, Any]) -> dict[str, int]:
 def _seconds(started: str) -> float:
     """Returns the time of a manifest in seconds since 1970; 0 if it has none."""
     try:
-        return time.mktime(time.strptime(started[:19], "%Y-%m-%dT%H:%M:%S"))
+        return datetime.datetime.fromisoformat(started).timestamp()
     except ValueError:
         return 0.0

@@ -1,8 +1,8 @@
 """Runs in W&B: on its server, or offline (`WANDB_MODE=offline`), in folders that `wandb sync` takes there.
 
 The server says how far it got in the run's summary. Offline each export is one folder `offline-run-TIME-ID`; the next
-export adds a folder with what is new. One that is complete has a note with the marks; one without was interrupted, and
-is deleted, as the next export has all of it again.
+export to the same project adds a folder with what is new. A note in it names the project and, once the export is
+complete, has the marks. One that was interrupted is deleted, as the next export to its project has all of it again.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from podrl.runs.run_files import write_json
 from podrl.runs.trackers.items import Item, TrackedRun, read_marks
 
 _NOTE = "podrl.json"
+_INTERRUPTED: dict[str, Any] = {"count": -1, "new": 0, "marks": {}}
 _UPDATES = "updates"  # The axis of runs from a data set; not a mark, as it is in items of all kinds.
 
 
@@ -45,6 +46,7 @@ class WandbRun:
 
         settings = wandb.Settings(console="off", silent=True, x_disable_stats=True, save_code=False)
         self._wandb: Any = wandb
+        self._project = project
         self._run = wandb.init(
             project=project,
             id=run.run_id,
@@ -61,7 +63,8 @@ class WandbRun:
         self._count, self._is_whole = 0, True
         self.marks = read_marks(dict(self._run.summary))
         if self._session is not None:
-            note = _take_up(self._session, run.run_id)
+            write_json(epath.Path(self._session) / _NOTE, {"project": project, **_INTERRUPTED})
+            note = _take_up(self._session, run.run_id, project)
             self._count, self.marks = note["count"], note["marks"]
         self._begun = self._count
 
@@ -85,17 +88,21 @@ class WandbRun:
         self._run.finish()
         if self._session is not None and self._is_whole:
             self._wandb.teardown()  # Its process may still write to the folder after `finish`, and has ended then.
-            note = {"count": self._count, "new": self._count - self._begun, "marks": self.marks}
-            write_json(epath.Path(self._session) / _NOTE, note)
+            facts = {"count": self._count, "new": self._count - self._begun, "marks": self.marks}
+            write_json(epath.Path(self._session) / _NOTE, {"project": self._project, **facts})
 
 
-def _take_up(session: Path, run_id: str) -> dict[str, Any]:
-    """Returns how far exports before this one got; deletes what an interrupted one has left, and one without news."""
+def _take_up(session: Path, run_id: str, project: str) -> dict[str, Any]:
+    """Returns how far exports to this project got before this one.
+
+    Deletes those of the project that were interrupted or had no news, and folders without a note, which hold no items.
+    """
     newest: dict[str, Any] = {"count": 0, "marks": {}}
     for other in session.parent.glob(f"offline-run-*-{run_id}*"):  # W&B adds a number to a second one of one second.
-        if other == session:
+        path = other / _NOTE
+        note = json.loads(path.read_text()) if path.exists() else {"project": project, **_INTERRUPTED}
+        if other == session or note.get("project") != project:
             continue
-        note = json.loads((other / _NOTE).read_text()) if (other / _NOTE).exists() else {"count": -1, "new": 0}
         newest = max(newest, note, key=lambda note: note["count"])
         if not note["new"]:
             shutil.rmtree(other)
