@@ -121,7 +121,7 @@ def test_it_begins_with_the_weights_of_another_run(tmp_path, monkeypatch):
     manifest = json.loads((tmp_path / "second/manifest.json").read_text())
     assert manifest["init_from"]["run"] == str(tmp_path / "first")
     with pytest.raises(podrl.ConfigError, match=r"absent is not there"):
-        train(tmp_path / "third", init_from=tmp_path / "absent")
+        podrl.run(CATCH, workdir=tmp_path / "third", init_from=tmp_path / "absent", overrides=ONE_DEVICE)
 
 
 def test_it_runs_in_a_thread_which_can_take_no_signals(tmp_path):
