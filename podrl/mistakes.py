@@ -12,6 +12,10 @@ class ConfigError(ValueError):
     """A mistake in a config or on the command line: one clear line for the user, and exit code `MISTAKE`."""
 
 
+class NoModuleError(ConfigError):
+    """A config names a module that is not on Python's path."""
+
+
 def check(condition: bool, message: str) -> None:
     """Raises `ConfigError(message)` unless `condition` holds."""
     if not condition:

@@ -1,8 +1,10 @@
 """A run on disk: its config, and the agent of one of its checkpoints, on one device."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import dataclasses
 import json
+import os
 from typing import Any
 
 from etils import epath
@@ -13,11 +15,14 @@ from podrl.agents.parts.interface import Agent
 from podrl.assembly import assemble_agent, resolve
 from podrl.config.config import Config, ConfigError, check
 from podrl.config.config_dict import with_defaults
+from podrl.config.user_modules import add_folder
 from podrl.envs.settings import check_settings
 from podrl.envs.source import EvaluationProtocol, Source, evaluation_protocol
+from podrl.mistakes import NoModuleError
 from podrl.runs import inspection
 from podrl.runs.checkpoint_arrays import restore_actor
 from podrl.runs.checkpoint_facts import read_facts
+from podrl.runs.records import CONFIG_FOLDERS
 from podrl.runs.workdir import read_config_file
 from podrl.types import Counters, EnvSpec, LearnerState, PyTree
 
@@ -46,6 +51,8 @@ class SavedRun:
 def open_run(workdir: str, step: int | None, device: jax.Device) -> SavedRun:
     """Reads a run, which may be in progress, and changes nothing in its folder.
 
+    The user's modules that its config names are looked for beside its config file too, if that folder is still there.
+
     Args:
         workdir: the run's folder.
         step: the update whose checkpoint to take; None for the newest.
@@ -59,7 +66,7 @@ def open_run(workdir: str, step: int | None, device: jax.Device) -> SavedRun:
     made: dict[str, tuple[Config, Agent, EnvSpec, Source]] = {}
 
     def read(chosen: int) -> SavedRun:
-        values = _read_values(workdir, chosen)
+        values = _find_values(workdir, chosen)
         text = json.dumps(values, sort_keys=True)
         if text not in made:  # So the next checkpoint is read at once, before it is deleted too.
             made[text] = _assemble(folder / "config.json", values)
@@ -104,21 +111,39 @@ def read_config(workdir: str, step: int) -> Config:
         ConfigError: if it cannot be read.
         CheckpointError: if the checkpoint is damaged, or cannot be read.
     """
-    return _make_config(epath.Path(workdir) / "config.json", _read_values(workdir, step))
+    path = epath.Path(workdir) / "config.json"
+    with _explained(path):
+        return _make_config(path, _find_values(workdir, step))
 
 
-def _read_values(workdir: str, step: int) -> Mapping[str, Any]:
-    """Returns a checkpoint's config as JSON holds it."""
-    return read_facts(workdir, step).config or read_config_file(epath.Path(workdir))
+def _find_values(workdir: str, step: int) -> Mapping[str, Any]:
+    """Returns a checkpoint's config as JSON holds it, and makes the modules beside its file importable."""
+    facts = read_facts(workdir, step)
+    for folder in (facts.manifest or {}).get(CONFIG_FOLDERS, ()):
+        if os.path.isdir(folder):
+            add_folder(folder)
+    return facts.config or read_config_file(epath.Path(workdir))
+
+
+@contextlib.contextmanager
+def _explained(path: epath.Path) -> Iterator[None]:
+    """Says what to do where a config, that at `path`, names a module that is not found."""
+    try:
+        yield
+    except NoModuleError as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error} Run this in the folder of your module, or with that on PYTHONPATH."
+        ) from None
 
 
 def _assemble(path: epath.Path, values: Mapping[str, Any]) -> tuple[Config, Agent, EnvSpec, Source]:
     """Assembles what a config asks for; defaults of `env` are those of the time when it was written."""
-    config = _make_config(path, values)
-    agent, spec, source = assemble_agent(config)
-    if spec.env_before:
-        config = _make_config(path, values, spec.env_before)
+    with _explained(path):
+        config = _make_config(path, values)
         agent, spec, source = assemble_agent(config)
+        if spec.env_before:
+            config = _make_config(path, values, spec.env_before)
+            agent, spec, source = assemble_agent(config)
     return config, agent, spec, source
 
 
@@ -131,9 +156,12 @@ def _make_config(path: epath.Path, values: Mapping[str, Any], env_before: Mappin
     """Makes a config from its values; `env_before` is that of `podrl.types.EnvSpec`, for runs older than such keys.
 
     Raises:
+        NoModuleError: if it names a module that is not found.
         ConfigError: if this podrl cannot read it; the message names `path`.
     """
     try:
         return resolve(ml_collections.ConfigDict(with_defaults(values, env_before=env_before)))
+    except NoModuleError:
+        raise
     except ConfigError as error:
         raise ConfigError(f"{path} cannot be read by this version of podrl: {error}") from None

@@ -48,9 +48,14 @@ def set_up_process(asked: ml_collections.ConfigDict, membership: Membership, *, 
 
 @contextlib.contextmanager
 def borrowed_logging() -> Iterator[None]:
-    """Gives a program its own logging, warnings and streams back at the end of a run."""
+    """Lends a run the program's logging, warnings and streams, and gives them back at its end.
+
+    Handlers that write to the terminal are set aside: absl removes them once per process, and with a later run's lines
+    they would repeat podrl's and show those of libraries.
+    """
     root, streams = logging.getLogger(), (sys.stdout, sys.stderr)
     handlers, level = list(root.handlers), root.level
+    root.handlers[:] = [each for each in handlers if getattr(each, "stream", None) not in (*streams, sys.__stderr__)]
     with warnings.catch_warnings():
         try:
             yield

@@ -8,12 +8,13 @@ import jax
 import numpy as np
 
 from podrl.api.border import Border, allow_all_where_none_is, check_batch, gymnasium_border, plain_border
-from podrl.config.config import check_one_of
+from podrl.config.config import ConfigError, check_one_of
 from podrl.config.paths import absolute
 from podrl.config.user_modules import add_working_folder
 from podrl.evaluation.play import POLICIES, ActInSteps, compile_act, episode_keys
 from podrl.runs import inspection
 from podrl.runtime.jax_settings import check_jax_settings
+from podrl.runtime.jax_start import tell_platforms
 from podrl.runtime.machine import jax_plugins, require_determinism, skip_absent_tpu, suit_xla_to_cpu
 from podrl.saved_run import SavedRun, open_run, read_config
 from podrl.types import PyTree, Timestep
@@ -42,7 +43,14 @@ class Policy:
                 None for one environment without such an axis.
             seed: Seed of what a sampled policy draws.
             stream: Index of an independent stream of that seed, as evaluations of several updates have them.
+
+        Raises:
+            ValueError: If `num_envs` is below 1.
         """
+        if num_envs is not None and num_envs < 1:
+            raise ValueError(
+                f"num_envs={num_envs} must be at least 1. Leave it out for one environment without a batch axis."
+            )
         self._num_envs = num_envs
         size = self._size
         if size not in self._compiled:
@@ -111,18 +119,38 @@ def load_policy(
         CheckpointError: If the checkpoint is damaged.
     """
     check_one_of("policy", policy, POLICIES)
-    run, device = _open(workdir, step, device)
+    run, device = open_saved(workdir, step, device)
     return Policy(run, _find_border(run, env), policy=policy, device=device)
 
 
-def _open(workdir: str | os.PathLike, step: int | None, device: jax.Device | None) -> tuple[SavedRun, jax.Device]:
-    """Opens a saved run in a process set up as that of an evaluation is, as far as JAX has not started."""
+def open_saved(
+    workdir: str | os.PathLike, step: int | None, device: jax.Device | None = None
+) -> tuple[SavedRun, jax.Device]:
+    """Opens a saved run in a process set up as that of an evaluation is, as far as JAX has not started.
+
+    Args:
+        workdir: The run's folder.
+        step: The update whose checkpoint to take; None for the newest.
+        device: Device for the parameters; by default JAX's first.
+
+    Returns:
+        The run, and the device.
+
+    Raises:
+        ConfigError: If there is no such run or checkpoint.
+        CheckpointError: If the checkpoint is damaged.
+    """
     folder = absolute(os.fspath(workdir))
     add_working_folder()  # Its environment may be a module of the user's.
     check_jax_settings(os.environ, jax_plugins())
     skip_absent_tpu(os.environ, jax_plugins())
+    tell_platforms(os.environ)
     suit_xla_to_cpu(os.environ, jax_plugins())
-    config = inspection.read_checkpoint(inspection.find_run(folder), step, lambda chosen: read_config(folder, chosen))
+    try:
+        run = inspection.find_run(folder)
+        config = inspection.read_checkpoint(run, step, lambda chosen: read_config(folder, chosen))
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("--step=", "step=").replace("--workdir=", "workdir=")) from None
     if config.determinism == "exact":
         require_determinism(os.environ, jax_plugins())
     device = device or jax.local_devices()[0]

@@ -19,7 +19,7 @@ from podrl.config.user_modules import add_working_folder
 from podrl.loops.interface import Outcome
 from podrl.runtime.interruption import interruptible
 from podrl.runtime.jax_settings import check_jax_settings
-from podrl.runtime.jax_start import jax_has_started
+from podrl.runtime.jax_start import jax_has_started, tell_platforms
 from podrl.runtime.job.detection import find_membership
 from podrl.runtime.job.membership import Membership
 from podrl.runtime.machine import jax_plugins, skip_absent_tpu
@@ -38,6 +38,7 @@ def run(
     smoke: bool = False,
     accept_changes: bool = False,
     start_anew: bool = False,
+    init_from: str | os.PathLike | None = None,
     profile: bool = False,
     alone: bool = False,
 ) -> Outcome:
@@ -47,12 +48,14 @@ def run(
     with 75. A second Ctrl-C raises `KeyboardInterrupt`. Signals reach a run in the main thread only.
 
     Args:
-        config: What a config file's `get_config()` returns, which stays as it is, or the path of such a file.
-        workdir: The run's folder; by default `runs/<config>-<time>`.
+        config: What a config file's `get_config()` returns, which stays as it is, the path of such a file, or the name
+            of one of podrl's own configs, such as `impala_catch`.
+        workdir: The run's folder; by default `runs/<config>-<environment>-<time>`.
         overrides: Values by dotted key, such as `{"seed": 2, "agent.optimizer.learning_rate": 3e-4}`.
         smoke: Whether to shrink the config so that it ends in seconds.
         accept_changes: Whether the run in that folder may have been of another config.
         start_anew: Whether to delete what the run in that folder has, and to begin at update 0.
+        init_from: Folder of another run, with whose newest weights this one begins.
         profile: Whether to trace a few updates, into `profile/` of that folder.
         alone: Whether this is the only process, whatever a scheduler's variables say.
 
@@ -76,6 +79,7 @@ def run(
             "jax_enable_x64 is on in this process, and agents learn in 32 bits. Set it to False before podrl.run.",
         )
         skip_absent_tpu(os.environ, jax_plugins())
+        tell_platforms(os.environ)
         resolved = set_up_process(asked, Membership(platform="alone"), alone=True)
         if had_started and before != _settings():
             _tell_of_late_settings(before, exact=resolved.determinism == "exact")
@@ -83,11 +87,12 @@ def run(
             with interruptible(ends_process=False) as interruption, contained(by_ctrl_c=True):
                 return train(
                     resolved,
-                    workdir=absolute_workdir(os.fspath(workdir)) if workdir is not None else None,
+                    workdir=_absolute(workdir),
                     argv=("podrl.run",),
                     profile=profile,
                     accept_changes=accept_changes,
                     start_anew=start_anew,
+                    init_from=_absolute(init_from),
                     stop_code=interruption.code,
                 )
         except Exception as error:
@@ -101,9 +106,14 @@ def _load(config: ml_collections.ConfigDict | str | os.PathLike) -> ml_collectio
         return copy.deepcopy(config)
     check(
         isinstance(config, str | os.PathLike),
-        f"config is a {type(config).__name__}; expected what a config file's get_config() returns, or the path of one.",
+        f"config is a {type(config).__name__}; expected what a config file's get_config() returns, the path of one, or "
+        "the name of one of podrl's own.",
     )
     return load_config(os.fspath(config))
+
+
+def _absolute(folder: str | os.PathLike | None) -> str | None:
+    return None if folder is None else absolute_workdir(os.fspath(folder))
 
 
 def _argument(key: str, value: Any) -> str:

@@ -29,6 +29,7 @@ from jax import numpy as jnp
 import numpy as np
 
 from podrl.actions import ContinuousActions, HybridActions, options_of
+from podrl.api.policy import open_saved
 from podrl.config.config import check_one_of
 from podrl.config.paths import absolute
 from podrl.envs.observations import describe_observation
@@ -37,7 +38,7 @@ from podrl.evaluation.play import POLICIES, act_in_steps
 from podrl.ops.keys import EVALUATE
 from podrl.runs.export import check_target, write_whole
 from podrl.runtime.software import find_commit
-from podrl.saved_run import SavedRun, open_run
+from podrl.saved_run import SavedRun
 from podrl.types import PyTree, Timestep
 
 POLICY_FORMAT = 1
@@ -68,7 +69,7 @@ def export_policy(
     check_one_of("policy", policy, POLICIES)
     target = epath.Path(absolute(os.fspath(path)))
     check_target(target)
-    saved = open_run(absolute(os.fspath(workdir)), step, jax.local_devices()[0])
+    saved, _ = open_saved(workdir, step)
     programs, size = _export(saved, policy)
     facts = _describe(saved, policy, programs, size)
     archive = io.BytesIO()

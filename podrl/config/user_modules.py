@@ -40,20 +40,26 @@ def add_working_folder() -> None:
     Behind it come the folders of the config files that this process, or one that started it, has loaded.
     """
     if "" not in sys.path:
-        _add_folder(os.getcwd())
-    for folder in filter(None, os.environ.get(_CONFIG_FOLDERS, "").split(os.pathsep)):
-        _add_folder(folder)
+        add_folder(os.getcwd())
+    for folder in config_folders():
+        add_folder(folder)
 
 
-def _add_folder(folder: str) -> None:
+def config_folders() -> list[str]:
+    """Returns the folders of the config files that this process, or one that started it, has loaded; not podrl's."""
+    return list(filter(None, os.environ.get(_CONFIG_FOLDERS, "").split(os.pathsep)))
+
+
+def add_folder(folder: str) -> None:
+    """Adds a folder to Python's path, behind all other folders except podrl's own."""
     if folder not in sys.path:
         sys.path.insert(len(sys.path) - (is_clone() and sys.path[-1:] == [str(ROOT)]), folder)
 
 
 def _remember_config_folder(file: Path) -> None:
     """Makes modules beside a config file importable, here and in the processes that this one starts."""
-    before = filter(None, os.environ.get(_CONFIG_FOLDERS, "").split(os.pathsep))
-    os.environ[_CONFIG_FOLDERS] = os.pathsep.join(dict.fromkeys([*before, str(file.resolve().parent)]))
+    folders = dict.fromkeys([*config_folders(), str(file.resolve().parent)])
+    os.environ[_CONFIG_FOLDERS] = os.pathsep.join(folders)
 
 
 def folders_of(package: str) -> list[str]:

@@ -15,11 +15,11 @@ import numpy as np
 
 from podrl.config.config import ConfigError, check
 from podrl.config.config_dict import differences
-from podrl.runs.records import Record
+from podrl.runs.records import CONFIG_FOLDERS, Record
 
 CHAIN, PARAMS, BATCH = "fingerprint", "fingerprint/params", "fingerprint/batch"
 # Keys of a manifest that differ at every start and explain nothing.
-_PER_START = ("argv", "started", "hosts", "run_id")
+_PER_START = ("argv", "started", "hosts", "run_id", CONFIG_FOLDERS)
 _KINDS = {"seed": "seed", "init_from": "start"} | dict.fromkeys(
     ("commit", "python", "versions", "xla_flags"), "software"
 )

@@ -13,6 +13,7 @@ from podrl.config.renamed import with_new_names
 from podrl.telemetry.metrics_file import MOVED, Row, field_reader, read_lines
 
 REPAIR = "Put a good copy there: every checkpoint has one, in checkpoints/N/config/metadata and .../manifest/metadata."
+CONFIG_FOLDERS = "config_folders"  # Key of a manifest: the folders of the user's config files.
 
 
 class Rows:

@@ -15,10 +15,11 @@ from etils import epath
 from podrl.config.config import Config, check
 from podrl.config.config_dict import default_sections, differences, to_dict, with_defaults
 from podrl.config.remote import PUBLISHING_KEYS, publishing
+from podrl.config.user_modules import config_folders
 from podrl.envs.pools.atari_screens import describe_other_screen
 from podrl.mesh import Topology
 from podrl.mistakes import shorten
-from podrl.runs.records import REPAIR, read_json, read_manifests
+from podrl.runs.records import CONFIG_FOLDERS, REPAIR, read_json, read_manifests
 from podrl.runs.run_files import START_ANEW, check_rights, find_remains, holds_run, write_json, writing
 from podrl.runs.seed_folders import check_seed_folders
 from podrl.runtime.software import describe_start
@@ -132,7 +133,7 @@ def make_manifest(
     *,
     data_hash: str = "",
 ) -> dict[str, Any]:
-    """Returns a run's manifest, ready for JSON: hardware, software and command.
+    """Returns a run's manifest, ready for JSON: hardware, software, command, and where the user's modules may be.
 
     `hosts` are those of its processes, and `data_hash` is that of the data set that it learns from, if it has one.
     """
@@ -149,6 +150,7 @@ def make_manifest(
             "learner": dict(topology.learner.shape),
         },
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        **({CONFIG_FOLDERS: config_folders()} if config_folders() else {}),
         **({"data": data_hash} if data_hash else {}),
     }
 

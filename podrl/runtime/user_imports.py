@@ -5,7 +5,7 @@ import os
 from types import ModuleType
 
 from podrl.config.user_modules import add_working_folder
-from podrl.mistakes import ConfigError, check
+from podrl.mistakes import ConfigError, NoModuleError, check
 from podrl.runtime.process_exit import describe_error
 
 
@@ -17,7 +17,8 @@ def import_named(name: str, key: str) -> ModuleType:
         key: the config key and its value, for messages.
 
     Raises:
-        ConfigError: if there is none of that name, or its import fails; the message names it, and any missing module.
+        NoModuleError: if there is none of that name.
+        ConfigError: if it is no name, or its import fails; the message names it, and any missing module.
     """
     unknown = f"{key}: there is no module {name!r}, neither on Python's path nor in {os.getcwd()}."
     check(all(part.isidentifier() for part in name.split(".")), unknown)
@@ -26,7 +27,7 @@ def import_named(name: str, key: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            raise ConfigError(unknown) from None
+            raise NoModuleError(unknown) from None
         raise ConfigError(f"{key}: module {name!r} needs a module that is not installed: {error}") from error
     except (Exception, SystemExit) as error:
         raise ConfigError(f"{key}: module {name!r} failed while it was imported: {describe_error(error)}") from error

@@ -1,10 +1,14 @@
 """An algorithm of a user's own: found by its module's name, here and in several processes, and told from podrl's."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 
 from podrl.agents.parts.loading import agent_defaults, find_config_type, load_agent
 from podrl.config.config import ConfigError
-from tests.processes import ROOT, launch, read_rows
+from tests.processes import LIMIT_S, ROOT, environment, launch, read_rows
 
 HEAD = "import dataclasses\nfrom podrl.agents.parts.interface import UpdateShape\n"
 CONFIG = """@dataclasses.dataclass(frozen=True)
@@ -83,6 +87,52 @@ def test_the_example_trains_and_resumes_from_another_folder(tmp_path):
     wrong = launch(*arguments, *small, "--config.agent.lambda_=2", cwd=tmp_path)
     assert wrong.returncode == 2
     assert wrong.stderr.strip() == "podrl: error: agent.lambda_=2.0 must lie in [0, 1]."
+
+
+LOADED = """
+import sys
+
+import podrl
+
+for folder in (None, *sys.argv[1:]):
+    if folder:
+        sys.path.append(folder)
+    try:
+        print(podrl.load_policy("run").run.config.agent.name)
+    except podrl.ConfigError as error:
+        print(error)
+"""
+
+
+def test_a_run_of_the_example_is_opened_while_its_modules_are_beside_its_config(tmp_path):
+    """Only the first config's folder is noted by the run, in which no command is typed."""
+    mine, moved, agent = (tmp_path / name for name in ("mine", "moved", "agent"))
+    for folder in (mine, agent):
+        folder.mkdir()
+    for name in ("a2c", "a2c_catch", "transformer"):
+        (mine / f"{name}.py").write_text((ROOT / f"examples/{name}.py").read_text())
+    (agent / "a2c.py").write_text((mine / "a2c.py").read_text())
+    small = "--config.network.encoder=transformer:Transformer(layers=1, size=8)"
+    result = launch("--config", mine / "a2c_catch.py", "--smoke", "--workdir", "run", small, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "run/manifest.json").read_text())["config_folders"] == [str(mine)]
+    evaluate = ["--workdir", "run", "--episodes", "2", "--policy", "greedy"]
+    result = launch(*evaluate, cwd=tmp_path, program=ROOT / "tools/evaluate.py")
+    assert result.returncode == 0, result.stderr
+
+    mine.rename(moved)
+    code = [sys.executable, "-c", LOADED, str(agent), str(moved)]
+    loaded = subprocess.run(code, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=LIMIT_S)
+    without_agent, without_network, name = loaded.stdout.splitlines()
+    place, remedy = (
+        f"{tmp_path}/run/config.json cannot be read: ",
+        "Run this in the folder of your module, or with that on PYTHONPATH.",
+    )
+    assert without_agent.startswith(f"{place}agent.name='a2c' is not known")
+    assert without_network.startswith(f"{place}network.encoder='transformer:Transformer(")
+    assert without_agent.endswith(remedy)
+    assert without_network.endswith(remedy)
+    assert name == "a2c"
 
 
 @pytest.mark.slow

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
 import re
+import subprocess
+import sys
 
 import gymnasium
 import numpy as np
@@ -11,8 +14,9 @@ import pytest
 import podrl
 from podrl.envs.seeds import env_seeds
 from podrl.ops.keys import EVALUATE
+from podrl.runtime.machine import jax_plugins
 from tests.api.short import train
-from tests.processes import ROOT
+from tests.processes import LIMIT_S, ROOT, environment
 from tools import evaluate
 
 SEED, EPISODES = 1, 4
@@ -124,14 +128,14 @@ def _leaves(tree):
 def test_a_checkpoint_can_be_chosen(runs):
     policies = [podrl.load_policy(runs / "lstm", step=step) for step in (2, 4)]
     assert [policy.run.counters.learner_steps for policy in policies] == [2, 4]
-    with pytest.raises(podrl.ConfigError, match=r"step=3 has no checkpoint in .* There are: 2, 4"):
+    with pytest.raises(podrl.ConfigError, match=r"^step=3 has no checkpoint in .* There are: 2, 4"):
         podrl.load_policy(runs / "lstm", step=3)
 
 
 def test_mistakes_are_one_line(runs, tmp_path):
     with pytest.raises(podrl.ConfigError, match=r"policy='best' is not known.* Available: greedy, sampled"):
         podrl.load_policy(runs / "lstm", policy="best")
-    with pytest.raises(podrl.ConfigError, match=str(tmp_path)):
+    with pytest.raises(podrl.ConfigError, match=f"^workdir={tmp_path} is not the folder of a run"):
         podrl.load_policy(tmp_path)
     with pytest.raises(podrl.ConfigError, match=r"The environment observes .*the agent was trained on .*CartPole-v1"):
         podrl.load_policy(runs / "lstm", env=gymnasium.make("MountainCar-v0"))
@@ -140,9 +144,25 @@ def test_mistakes_are_one_line(runs, tmp_path):
         policy.act(np.zeros(3, np.float32))
     with pytest.raises(ValueError, match="sees its last reward"):
         policy.act(np.zeros(4, np.float32), first=False)
+    for number in (0, -1):
+        with pytest.raises(ValueError, match=f"^num_envs={number} must be at least 1"):
+            policy.reset(number)
     policy.reset(3)
     with pytest.raises(ValueError, match=r"Found observations of shape \(2, 4\); expected \(3, 4\)"):
         policy.act(np.zeros((2, 4), np.float32))
+
+
+@pytest.mark.skipif(bool(jax_plugins()), reason="JAX has an accelerator's plugin, and is left to choose.")
+def test_it_does_not_look_for_an_absent_tpu(runs, tmp_path):
+    (tmp_path / "libtpu").mkdir()
+    (tmp_path / "libtpu/__init__.py").touch()
+    code = "import sys, podrl; podrl.load_policy(sys.argv[1]); import jax; print(jax.config.values['jax_platforms'])"
+    env = environment() | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "JAX_PLATFORMS": ""}
+    run = [sys.executable, "-c", code, str(runs / "plain")]
+    ended = subprocess.run(run, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=LIMIT_S)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "cpu\n"
+    assert "libtpu" not in ended.stderr
 
 
 def test_an_environment_of_another_source_says_how_it_looks(runs):

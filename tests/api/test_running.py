@@ -1,5 +1,6 @@
 """`podrl.run` is the command line without one: the same run, the same messages."""
 
+import json
 import logging
 import os
 import signal
@@ -15,8 +16,9 @@ import pytest
 import podrl
 from podrl.config.commandline import load_config
 from podrl.runtime.interruption import interruptible
+from podrl.runtime.machine import jax_plugins
 from tests.api.short import CATCH, ONE_DEVICE, train
-from tests.processes import LIMIT_S, environment, launch, read_rows
+from tests.processes import LIMIT_S, ROOT, environment, launch, read_rows
 
 FLAGS = [f"--config.{key}={value}" for key, value in ONE_DEVICE.items()]
 
@@ -77,6 +79,49 @@ def test_the_programs_logging_signals_and_streams_are_its_own_again(tmp_path):
     assert (list(logging.getLogger().handlers), logging.getLogger().level, list(warnings.filters), sys.stdout) == before
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), os._exit) == handlers
     logging.getLogger().removeHandler(mine)
+
+
+TWICE = """
+import sys
+import podrl
+for name in ("one", "two"):
+    podrl.run({config!r}, workdir=name, overrides={{**{overrides}, "total_env_steps": 20}})
+    sys.stderr.write("NEXT\\n")
+import jax
+print(jax.config.values["jax_platforms"])
+"""
+
+
+def test_a_second_run_says_what_the_first_does_once_and_nobody_looks_for_a_tpu(tmp_path):
+    """JAX is imported before podrl can know that there is no TPU, for which it would look where libtpu is installed."""
+    (tmp_path / "libtpu").mkdir()
+    (tmp_path / "libtpu/__init__.py").touch()
+    code = TWICE.format(config=str(CATCH), overrides=ONE_DEVICE)
+    env = environment() | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "JAX_PLATFORMS": ""}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=LIMIT_S
+    )
+    assert ended.returncode == 0, ended.stderr
+    first, second, _ = ended.stderr.split("NEXT\n")
+    assert "INFO:absl" not in ended.stderr
+    lines = [line.partition("] ")[2] for line in second.splitlines() if line.startswith("[p0 ")]
+    assert lines
+    assert len(set(lines)) == len(lines)
+    assert len(second.splitlines()) <= len(first.splitlines())
+    assert "libtpu" not in ended.stderr
+    assert ended.stdout.splitlines()[-1] == ("None" if jax_plugins() else "cpu")
+
+
+def test_it_begins_with_the_weights_of_another_run(tmp_path, monkeypatch):
+    train(tmp_path / "first")
+    monkeypatch.chdir(tmp_path)
+    podrl.run(
+        "impala_catch", workdir="second", init_from="first", overrides={**ONE_DEVICE, "seed": 2, "total_env_steps": 20}
+    )
+    manifest = json.loads((tmp_path / "second/manifest.json").read_text())
+    assert manifest["init_from"]["run"] == str(tmp_path / "first")
+    with pytest.raises(podrl.ConfigError, match=r"absent is not there"):
+        podrl.run(CATCH, workdir=tmp_path / "third", init_from=tmp_path / "absent", overrides=ONE_DEVICE)
 
 
 def test_it_runs_in_a_thread_which_can_take_no_signals(tmp_path):

@@ -91,6 +91,12 @@ def test_a_process_without_podrl_acts_alike(run, tmp_path, policy):
     assert policy == "greedy" or len(np.unique(np.stack(expected))) > 1
 
 
+def test_it_refuses_settings_of_jax_with_which_the_agent_would_compute_something_else(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_DISABLE_JIT", "1")
+    with pytest.raises(podrl.ConfigError, match="The environment has JAX_DISABLE_JIT=1"):
+        podrl.export_policy(run, tmp_path / "policy.stablehlo")
+
+
 def test_the_file_says_what_it_is_and_is_written_once(run, tmp_path, capsys):
     file = tmp_path / "policy.stablehlo"
     assert inspect_checkpoint.main(["inspect_checkpoint.py", "--workdir", str(run), "--export", str(file)]) == 0

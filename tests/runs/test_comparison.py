@@ -11,7 +11,7 @@ import pytest
 from podrl.commands import compare_runs as command
 from podrl.mesh import make_topology
 from podrl.ops.fingerprint import extend
-from podrl.runs.comparison import BATCH, CHAIN, PARAMS, boundary_note, compare_runs, conclusion
+from podrl.runs.comparison import BATCH, CHAIN, PARAMS, boundary_note, changes, compare_runs, conclusion
 from podrl.runs.records import read_record
 from podrl.runs.workdir import make_manifest, write_facts
 from podrl.telemetry.writer import MetricsWriter
@@ -52,10 +52,10 @@ def write_run(tmp_path):
         path.mkdir()
         settings = {"name": "catch", "seed": 1, "env": {"id": "Catch-v0"}, "log": {"every_updates": every}}
         (path / "config.json").write_text(json.dumps(settings | (config or {})))
-        for number, changes in enumerate(manifests, start=1):
+        for number, manifest_changes in enumerate(manifests, start=1):
             manifest = {"argv": [folder], "started": folder, "seed": 1, "commit": "c0ffee", "versions": VERSIONS}
             name = "manifest.json" if number == 1 else f"manifest-{number}.json"
-            (path / name).write_text(json.dumps(manifest | {"devices": ["cpu:0"], "xla_flags": ""} | changes))
+            (path / name).write_text(json.dumps(manifest | {"devices": ["cpu:0"], "xla_flags": ""} | manifest_changes))
         lines, chain = [], "0" * 16
         for update in (u for u in range(1, updates + 1) if u % every == 0 or u in (1, updates)):
             links = [f"{value(update):016x}" for value in (params, batch)]
@@ -256,3 +256,9 @@ class TestTheCommand:
         code = f"import sys, podrl.commands.compare_runs; print(sorted({slow} & sys.modules.keys()))"
         result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
         assert result.stdout == "[]\n"
+
+
+def test_a_config_file_that_was_moved_changes_nothing():
+    before, after = ({"commit": "c0ffee", "config_folders": [folder]} for folder in ("/a", "/b"))
+    assert not changes(before, after)
+    assert changes(before, after | {"commit": "beef"}) == ["commit was c0ffee, is beef"]

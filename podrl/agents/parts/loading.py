@@ -16,6 +16,7 @@ from podrl.config.config import ConfigError, check, check_one_of, shown
 from podrl.config.config_files import find_example
 from podrl.config.marks import Replaced, Typed
 from podrl.config.user_modules import add_working_folder
+from podrl.mistakes import NoModuleError
 from podrl.runtime.user_imports import import_named
 
 
@@ -23,14 +24,18 @@ def load_agent(name: str) -> ModuleType:
     """Imports `podrl.agents.<name>`, or a user's module of that name, and checks what others read of it.
 
     Raises:
-        ConfigError: if there is no such module; lists those that there are. If it lacks something that agents have.
+        NoModuleError: if there is no such module; lists podrl's own.
+        ConfigError: if it lacks something that agents have.
     """
     if name in agent_names():
         module = importlib.import_module(f"{agents.__name__}.{name}")
         _check_agent_config(f"podrl/agents/{name}.py", getattr(module, "AgentConfig", None))
         return module
     if not _is_own(name):
-        check_one_of("agent.name", name, agent_names(), " One of your own is 'my_package.my_agent'.")
+        try:
+            check_one_of("agent.name", name, agent_names(), " One of your own is 'my_package.my_agent'.")
+        except ConfigError as error:
+            raise NoModuleError(str(error)) from None
     module = import_named(name, f"agent.name={name!r}")
     _check_own(name, module)
     return module
