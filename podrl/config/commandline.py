@@ -133,6 +133,7 @@ def parse_command_line(
             sys.stdout.write(KEYS.format(path=values.config) + describe_values(listed, agent_type(name), width))
         raise SystemExit(0)
     check(values.config is not None, "No config given. Add --config impala_atari, or a file of your own.")
+    check(values.init_from != "", "--init_from= is empty. Name the folder of a run, or leave it out.")
     check_flag("join_timeout_s", values.join_timeout_s, 0.001, LONGEST_S)
     config = override(load_config(values.config), overrides)
     if values.smoke:

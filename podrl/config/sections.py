@@ -39,8 +39,8 @@ class EnvConfig:
             for sources that are stepped from Python. Environment workers, `remote.env_workers`, are something else.
         worker_timeout_s: seconds that a worker may take to reset or step its environments before the run ends.
         wrappers: wrappers around each environment as `module:Name` or `module:Name(argument=value)`, the innermost
-            first. For the same sources.
-        training_wrappers: wrappers around those, for training only: evaluations and films leave them out.
+            first. For the sources of `workers`.
+        training_wrappers: as `wrappers`, around those and for training only: evaluations and films leave them out.
         options: arguments of the environment's own constructor; the source checks their names. In texts of these, and
             in arguments of wrappers, `{env_number}` is the environment's number in the job, and `{env_number+5000}`
             5000 more (`podrl.config.env_numbers`).

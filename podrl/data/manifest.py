@@ -170,7 +170,7 @@ def read_manifest(folder: Path) -> DataManifest:
         check(
             any(folder.glob("shard-*")),
             f"{folder} is no data set: its {DATA_MANIFEST} is something else's, and it has no shards. Name one of "
-            "tools/record.py (docs/offline.md).",
+            f"{programs.program_of('record')} (docs/offline.md).",
         )
         raise DataError(f"{path} is damaged: it is no manifest of a data set.") from None
     check(found == FORMAT, f"{path} is of format {found!r}; this podrl reads format {FORMAT}.")

@@ -51,6 +51,8 @@ def _without_effect(config: NetworkConfig, spec: EnvSpec) -> Iterator[tuple[str,
     if kinds == {"mlp"}:
         remedy = "network.hidden_sizes are the widths of an MLP's layers."
         yield "width", f"the encoder is an MLP, and it multiplies the channels of resnet, nature and minatar; {remedy}"
+    if config.has_own_encoder:
+        yield "width", f"network.encoder={config.encoder!r} has its sizes in its own brackets, 'module:Name(size=64)'."
     if isinstance(observed, Mapping) and not any(map(is_image, observed.values())):
         yield "frame_stack", f"of the parts that env.id={spec.id!r} observes only images are stacked, and it has none."
     if not isinstance(spec.actions, ContinuousActions | HybridActions):

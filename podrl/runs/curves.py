@@ -10,7 +10,7 @@ import numpy as np
 from podrl.config.config import check, did_you_mean
 from podrl.runs.records import Rows, read_record
 from podrl.telemetry.metrics_file import is_number
-from podrl.telemetry.rates import CLOCK_FIELDS, RATE_KEY, START_KEY, WALL_KEY, RunClock
+from podrl.telemetry.rates import CLOCK_FIELDS, FIRST_KEY, RATE_KEY, START_KEY, WALL_KEY, RunClock
 
 X_KEYS = {"env_steps": "env_steps", "frames": "frames", "updates": "learner_steps", "wall": WALL_KEY}
 GRID_POINTS = 400  # Points at which runs are averaged; about half a pixel apart at 800 pixels.
@@ -58,7 +58,7 @@ def read_curve(run: str, x: str, y: str) -> Curve:
     config, x_key = record.config, X_KEYS[x]
     clock = RunClock() if WALL_KEY in (x_key, y) else None
     xs, ys, begun = array.array("d"), array.array("d"), _Begun()
-    for row in record.rows.fields(x_key, y, *(CLOCK_FIELDS if clock else ())):
+    for row in record.rows.fields(x_key, y, *((*CLOCK_FIELDS, FIRST_KEY) if clock else ())):
         if clock:
             seconds = clock.read(row)
             if x_key == WALL_KEY and seconds is not None:
@@ -76,7 +76,10 @@ def read_curve(run: str, x: str, y: str) -> Curve:
 
 
 class _Begun:
-    """What of a run's clock came before the first updates of its starts."""
+    """What of a run's clock came before the first updates of its starts.
+
+    Rows of an earlier podrl do not have `FIRST_KEY`: there a start's first row stands for its first update.
+    """
 
     def __init__(self) -> None:
         self._before_s, self._newest_s, self._has_begun = 0.0, 0.0, False
@@ -85,7 +88,8 @@ class _Begun:
         """Returns the seconds of training at a row, of which the run's clock is `seconds`."""
         if RATE_KEY in row:
             if START_KEY in row or not self._has_begun:
-                self._before_s += seconds - self._newest_s
+                since_first_s = row[WALL_KEY] - row[FIRST_KEY] if is_number(row.get(FIRST_KEY)) else 0.0
+                self._before_s += seconds - since_first_s - self._newest_s
             self._newest_s, self._has_begun = seconds, True
         return max(seconds - self._before_s, 0.0)
 

@@ -19,7 +19,7 @@ from podrl.ops.fingerprint import extend, to_hex
 from podrl.runtime.ledger import Ledger, pooled, shares
 from podrl.telemetry.episode_gatherer import EpisodeGatherer
 from podrl.telemetry.metrics_file import Row
-from podrl.telemetry.rates import SAMPLES_KEY, START_KEY, WALL_KEY, End, RateMeter, Rates
+from podrl.telemetry.rates import FIRST_KEY, SAMPLES_KEY, START_KEY, WALL_KEY, End, RateMeter, Rates
 from podrl.types import Counters, Metrics
 
 
@@ -96,7 +96,7 @@ class MetricsRows:
         self.chain = chain
         self.ended = begun
         self.whose = whose
-        self._start = {START_KEY: begun.learner_steps}  # Until a row has said so.
+        self._start: dict[str, float] = {START_KEY: begun.learner_steps}  # Until a row has said so.
         self._every_updates, self._last_update = every_updates, last_update
         self._window, self._gatherer = episodes, gatherer
         self._frames_per_step = frames_per_step
@@ -163,6 +163,8 @@ class MetricsRows:
         Raises:
             NonFiniteError: If its loss or gradient is not finite.
         """
+        if self._start:
+            self._start.setdefault(FIRST_KEY, end.ended_s - self._start_s)
         samples = update.counters.learner_steps * self._samples_per_update
         self._meter.add(samples or update.counters.env_steps, end.ended_s)
         if self._stop_on_nonfinite:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from podrl.config.config import ConfigError, check
-from podrl.config.extras import install_command
 from podrl.runtime.temporary import REMEDY
 
 DOTS_PER_INCH = 200
@@ -23,7 +22,7 @@ def make_figure(width_inches: float, height_inches: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ConfigError(f"Plots need matplotlib: pip install matplotlib, or {install_command('dev')}.") from None
+        raise ConfigError("Plots need matplotlib: pip install matplotlib.") from None
     except OSError as error:  # Matplotlib keeps its fonts in a folder.
         raise ConfigError(f"Matplotlib cannot begin: {error}. {REMEDY}") from None
     return Figure(figsize=(width_inches, height_inches), dpi=DOTS_PER_INCH, layout="constrained")

@@ -13,6 +13,7 @@ RATE_KEY = "env_steps_per_second"  # Only rows of updates have it.
 SAMPLES_KEY = "data/samples_per_second"  # Only rows of runs that learn from a data set have it.
 WALL_KEY = "time/wall_s"
 START_KEY = "time/start"  # Only a start's first row of an update has it: the learner steps made before.
+FIRST_KEY = "time/first_update_s"  # Beside `START_KEY`: the run's clock at the end of that start's first update.
 BEFORE_KEY = "time/before_s"  # Only a start's first row has it: the run's clock when the start began.
 
 

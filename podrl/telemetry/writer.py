@@ -17,7 +17,7 @@ import numpy as np
 
 from podrl.telemetry.kept_rows import drop_rows, keeps
 from podrl.telemetry.line_file import LineFile
-from podrl.telemetry.rates import BEFORE_KEY, WALL_KEY
+from podrl.telemetry.rates import BEFORE_KEY, FIRST_KEY, WALL_KEY
 from podrl.types import Counters
 
 # Keys that begin every line of `metrics.jsonl`; the others follow in alphabetical order.
@@ -90,7 +90,7 @@ class MetricsWriter:
             RuntimeError: if it cannot be written.
         """
         plain = {key: _plain(row[key]) for key in _ordered(row)}
-        for key in (WALL_KEY, BEFORE_KEY):
+        for key in (WALL_KEY, FIRST_KEY, BEFORE_KEY):
             if isinstance(wall_s := row.get(key), float) and wall_s >= 1000:
                 plain[key] = round(wall_s, 3)  # After weeks six digits would only resolve minutes.
         with self._named_failures():

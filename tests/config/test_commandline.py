@@ -63,6 +63,7 @@ def errors_of(capsys, *arguments):
             "agent.name='impalla' is not known; did you mean 'impala'? "
             "Available: bc, impact, impala, iql, misa, ppo, pqn, r2d2, rosmo, sac, td3, vmpo.",
         ),
+        ("--config.agent.name=__main__", "agent.name='__main__' is not known; "),
         ("--config.network.encoder=resnt", "network.encoder='resnt' is not known; did you mean 'resnet'?"),
         ("--config.network.encoder=resnet", "network.encoder='resnet' needs images"),
         ("--config.actors.num_envs=-4", "actors.num_envs=-4 must lie in [1, 2**31]."),
@@ -71,6 +72,7 @@ def errors_of(capsys, *arguments):
         ("--config.topology.actor_devices_per_process=9", "topology.actor_devices_per_process=9 does not fit"),
         ("--profile=sometimes", "--profile=sometimes"),
         ("--workdirr=x", "Unknown flag --workdirr; did you mean 'workdir'?"),
+        ("--init_from=", "--init_from= is empty. Name the folder of a run, or leave it out."),
         ("--join_timeout_s=0", "--join_timeout_s=0.0 must lie in [0.001, 1e6]."),
         ("--process_count=two", "--process_count=two"),
         ("stray", "Unexpected argument 'stray'."),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from podrl.commands import inspect_data as tool
+from podrl.config import programs
 from podrl.data.inspection import inspect_data, principal_plane
 from podrl.data.manifest import DataSpec
 from podrl.data.writer import DataWriter
@@ -117,11 +118,13 @@ def test_the_picture_of_one_policy_and_of_two(tmp_path, policies):
 
 
 @pytest.mark.parametrize("content", ['{"a": 1}', "["])
-def test_a_manifest_of_something_else_is_a_mistake_and_no_damage(tmp_path, capsys, content):
+def test_a_manifest_of_something_else_is_a_mistake_and_no_damage(tmp_path, capsys, monkeypatch, content):
+    monkeypatch.setattr(programs, "is_clone", lambda: False)
     (tmp_path / "manifest.json").write_text(content)
     assert tool.main(["inspect_data.py", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "is no data set: its manifest.json is something else's" in line
+    assert line.endswith("Name one of podrl record (docs/offline.md).")
 
 
 def test_mistakes_are_one_line(tmp_path, capsys):

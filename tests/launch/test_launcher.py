@@ -127,7 +127,7 @@ def test_a_run_leaves_what_the_documentation_promises(tmp_path):
     result = launch("--config", config, "--smoke", "--config.seed=5", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     (workdir,) = (tmp_path / "runs").iterdir()
-    assert workdir.name.startswith("impala_catch-2")
+    assert workdir.name.startswith("impala_catch-Catch-v0-2")
     assert json.loads((workdir / "config.json").read_text())["seed"] == 5
     manifest = json.loads((workdir / "manifest.json").read_text())
     assert manifest["seed"] == 5

@@ -26,6 +26,12 @@ BOTH = spec({"camera": IMAGE, "arm": VECTOR})
     [
         ({"width": 2}, spec(VECTOR), "network.width=2 has no effect: the encoder is an MLP, .* Leave it at 1"),
         ({"width": 2}, BOTH, "network.width=2 has no effect: the encoder is an MLP"),
+        (
+            {"width": 2, "encoder": "mine:Net"},
+            spec(IMAGE),
+            "network.width=2 has no effect: network.encoder='mine:Net' has",
+        ),
+        ({"width": 2, "encoder": "mine:Net"}, BOTH, "network.width=2 .* 'module:Name.size=64.'. Leave it at 1"),
         ({"squash_actions": True}, spec(VECTOR), "network.squash_actions=True .* numbers, .* are choices"),
         ({"action_scale": "observed"}, spec(VECTOR), "network.action_scale='observed' .* Leave it at 'shared'"),
         ({"initial_scale": 0.5}, spec(VECTOR), "network.initial_scale=0.5 .* choices"),
@@ -45,6 +51,7 @@ def test_a_key_without_effect_is_refused(settings, env, said):
         ({"width": 2, "encoder": "nature"}, spec(IMAGE)),
         ({"width": 2, "encoder": "resnet"}, BOTH),
         ({"width": 2, "parts": ("camera: minatar",)}, BOTH),
+        ({"encoder": "mine:Net"}, spec(IMAGE)),
         ({"core": "lstm", "core_size": 64}, spec(VECTOR)),
         ({"frame_stack": 4}, spec(VECTOR)),
         ({"frame_stack": 4}, BOTH),

@@ -195,7 +195,7 @@ def test_arrays_with_gaps_in_memory_are_exported_whole(tmp_path, suffix):
         (["--workdir", "run", "--step", "last"], "Argument --step: invalid int value: 'last'."),
         (
             ["--workdir", "run", "--export", "p.bin"],
-            "--export={here}/p.bin ends in '.bin'; expected .npz or .safetensors.",
+            "--export={here}/p.bin ends in '.bin'; expected .npz, .safetensors or .stablehlo.",
         ),
         (["--workdir", "run", "--export", "there.npz"], "--export={here}/there.npz is there already."),
         (["--workdir", "run", "--export", "no/p.npz"], "--export={here}/no/p.npz: there is no folder {here}/no."),

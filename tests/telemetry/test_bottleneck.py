@@ -272,4 +272,6 @@ def test_a_run_that_would_take_days_names_one_that_is_done_in_seconds(rate, long
     suggestion = suggest_shorter(config, row)
     assert (suggestion is not None) == long
     if suggestion:
-        assert suggestion.startswith("At this rate the run takes 8 d 2 h more. For a first look, --config configs/")
+        assert suggestion.startswith(
+            "At this rate the run takes 8 d 2 h more. For a first look, --config impala_catch "
+        )

@@ -222,17 +222,26 @@ class TestClock:
         make_row(7, **{"time/wall_s": 64.0, "time/start": 6}),
     )
 
+    NEWEST = (
+        make_row(9, **{"time/wall_s": 80.0, "time/before_s": 56.5, "time/start": 4, "time/first_update_s": 62.0}),
+    )
+
     @pytest.mark.parametrize(
-        ("found", "expected"),
+        ("found", "expected", "trained"),
         [
-            (OLD, [20, 25, 55, 56.5]),
-            (SILENT, [20, 25, 49, 69]),
-            ((*OLD, EVALUATION), [20, 25, 55, 56.5, 58]),
-            ((*OLD, EVALUATION, *NEW, *NEWER), [20, 25, 55, 56.5, 58, 60, 61, 63, 64]),
-            ((), []),
+            (OLD, [20, 25, 55, 56.5], [0, 5, 5, 6.5]),
+            (SILENT, [20, 25, 49, 69], [0, 5, 29, 49]),
+            ((*OLD, EVALUATION), [20, 25, 55, 56.5, 58], [0, 5, 5, 6.5, 8]),
+            (
+                (*OLD, EVALUATION, *NEW, *NEWER),
+                [20, 25, 55, 56.5, 58, 60, 61, 63, 64],
+                [0, 5, 5, 6.5, 8, 6.5, 7.5, 9.5, 7.5],
+            ),
+            ((*OLD, *NEWEST), [20, 25, 55, 56.5, 80], [0, 5, 5, 6.5, 24.5]),
+            ((), [], []),
         ],
     )
-    def test_adds_up_over_starts_of_every_version(self, tmp_path, found, expected):
+    def test_adds_up_over_starts_of_every_version(self, tmp_path, found, expected, trained):
         clock = RunClock()
         assert [clock.read({k: row[k] for k in row if k in CLOCK_FIELDS}) for row in found] == expected
         write(tmp_path, *lines_of(*found))
@@ -241,14 +250,16 @@ class TestClock:
         (tmp_path / "config.json").write_text('{"name": "a", "env": {"id": "b"}, "log": {"episodes": 1}}')
         if found:
             curve = plot.read_curve(str(tmp_path), "wall", "learner_steps")
-            assert curve.x.tolist() == sorted(expected)
+            assert curve.x.tolist() == sorted(trained)
 
     def test_a_file_keeps_milliseconds_in_weeks(self, tmp_path):
         with MetricsWriter(tmp_path, tensorboard=False) as writer:
-            writer.write({"time/wall_s": 1_234_567.89012, "time/before_s": 1_234_512.3456}, 1)
+            begin = {"time/before_s": 1_234_512.3456, "time/first_update_s": 1_234_552.3456}
+            writer.write({"time/wall_s": 1_234_567.89012} | begin, 1)
             writer.write({"time/wall_s": 12.3456789}, 2)
         assert [row["time/wall_s"] for row in read_all(tmp_path)] == [1_234_567.89, 12.3457]
         assert read_all(tmp_path)[0]["time/before_s"] == 1_234_512.346
+        assert read_all(tmp_path)[0]["time/first_update_s"] == 1_234_552.346
 
 
 def read_all(folder):

@@ -131,6 +131,23 @@ def test_wall_time_leaves_out_what_comes_before_the_first_update_of_each_start(t
     assert curves.read_curve(str(run), "updates", "time/wall_s").y.tolist() == [40, 50, 60, 95, 100]
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"), [({"time/first_update_s": 95.0}, [0, 50, 75, 80]), ({}, [0, 50, 50, 55])]
+)
+def test_wall_time_begins_at_the_first_update_of_a_start_and_not_at_its_first_row(tmp_path, fields, expected):
+    """Rows of every 100 updates; the second start's first row comes 25 s after its first update."""
+    again = {"time/before_s": 90.0, "time/start": 100, "time/wall_s": 120.0}
+    first = {"time/before_s": 0.0, "time/start": 0, "time/wall_s": 40.0, "time/first_update_s": 40.0}
+    rows = [first, {"time/wall_s": 90.0}, {**again, **fields}, {"time/wall_s": 125.0}]
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps({"name": "a", "env": {"id": "b"}, "log": {"episodes": 1}}))
+    updates = [{"learner_steps": update, "env_steps_per_second": 1.0} for update in (1, 100, 200, 300)]
+    lines = [json.dumps({**update, **row}) + "\n" for update, row in zip(updates, rows, strict=True)]
+    (run / "metrics.jsonl").write_text("".join(lines))
+    assert curves.read_curve(str(run), "wall", "learner_steps").x.tolist() == expected
+
+
 def test_the_legend_is_outside_of_the_axes_and_the_start_inside(make_run, monkeypatch):
     figures, make = [], plot.plotting.make_figure
     monkeypatch.setattr(plot.plotting, "make_figure", lambda *size: figures.append(make(*size)) or figures[-1])
@@ -190,7 +207,7 @@ def test_other_mistakes_are_one_line_and_exit_code_2(make_run, tmp_path, capsys)
 def test_says_so_where_matplotlib_is_missing(make_run, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert plot.main(["plot.py", make_run("a"), "--out", "x.png"]) == 2
-    assert "Plots need matplotlib" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith("Plots need matplotlib: pip install matplotlib.\n")
 
 
 def test_shows_where_runs_ended_over_a_value_of_their_configs(make_run, tmp_path):

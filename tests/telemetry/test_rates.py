@@ -210,6 +210,19 @@ def test_rows_of_a_run_that_environments_limit_go_by_their_clock(steps, marks, e
     check_rates(outcome, rows, dict(enumerate(marks.ended_s, start=1)), marks.start_s, warm_up=2)
 
 
+def test_a_starts_first_row_has_the_clock_of_its_first_update(marks):
+    """It may come updates later: update 3 is the first of the second start, and update 4 has the first row."""
+    saved = []
+    config = scripted_config(total_env_steps=8 * STEPS, log__every_updates=4, checkpoint__every_updates=2)
+    _, (first, *_) = run(config, save=saved.append)
+    assert first["time/first_update_s"] == first["time/wall_s"]
+    _, (first, last) = run(config, start=saved[0])
+    assert (first["learner_steps"], first["time/start"]) == (4, 2)
+    assert first["time/first_update_s"] == pytest.approx(marks.ended_s[0] - marks.start_s)
+    assert first["time/first_update_s"] < first["time/wall_s"]
+    assert "time/first_update_s" not in last
+
+
 def test_rollouts_that_lay_ready_after_the_first_update_do_not_count_as_made_in_no_time(steps, marks):
     both = threading.Event()
     steps.before = lambda step: both.set() if step == 2 * PER_ROLLOUT else None

@@ -44,7 +44,10 @@ def load_agent(name: str) -> ModuleType:
 def _is_own(name: str) -> bool:
     """Returns whether a name is meant as that of a user's module: it has a dot, or there is such a module."""
     add_working_folder()
-    return "." in name or (name.isidentifier() and importlib.util.find_spec(name) is not None)
+    try:
+        return "." in name or (name.isidentifier() and importlib.util.find_spec(name) is not None)
+    except ValueError:  # The running program, `__main__`, is no module that a worker could import.
+        return False
 
 
 def _check_own(name: str, module: ModuleType) -> None:
