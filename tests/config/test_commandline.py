@@ -63,7 +63,7 @@ def errors_of(capsys, *arguments):
             "agent.name='impalla' is not known; did you mean 'impala'? "
             "Available: bc, impact, impala, iql, misa, ppo, pqn, r2d2, rosmo, sac, td3, vmpo.",
         ),
-        ("--config.agent.name=__main__", "agent.name='__main__' is not known; "),
+        ("--config.agent.name=__main__", "agent.name='__main__'"),
         ("--config.network.encoder=resnt", "network.encoder='resnt' is not known; did you mean 'resnet'?"),
         ("--config.network.encoder=resnet", "network.encoder='resnet' needs images"),
         ("--config.actors.num_envs=-4", "actors.num_envs=-4 must lie in [1, 2**31]."),
