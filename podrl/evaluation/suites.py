@@ -27,7 +27,7 @@ class Scale:
 
     random: float  # mean return of uniformly random play, which scores 0
     reference: float  # return that scores 1
-    name: str  # what the reference is, such as `human tester`
+    name: str  # what the reference is, such as `the human tester`
 
     def normalise(self, score: float) -> float:
         """Returns (score - random) / (reference - random)."""
@@ -69,7 +69,7 @@ def find_scale(env_id: str) -> Scale | None:
     """The scale of a game of the suites; None for other environments."""
     if match := _ATARI_ID.fullmatch(env_id):
         game = _read("atari_scores.json")["games"].get(match[1])
-        return Scale(random=game["random"], reference=game["human"], name="human tester") if game else None
+        return Scale(random=game["random"], reference=game["human"], name="the human tester") if game else None
     for suite in _read("suites.json")["suites"].values():
         random = suite.get("random", {}).get(env_id)
         if random is not None:
@@ -83,7 +83,7 @@ def scale_sources() -> dict[str, str]:
     """Where the scales are from, by the name of the reference."""
     suites = _read("suites.json")["suites"].values()
     found = {suite["reference"]["name"]: suite["reference"]["source"] for suite in suites if "reference" in suite}
-    return {"human tester": _read("atari_scores.json")["source"], **found}
+    return {"the human tester": _read("atari_scores.json")["source"], **found}
 
 
 def read_scales(path: Path) -> dict[str, Scale]:

@@ -28,7 +28,7 @@ class Standing:
     def scale(self) -> str:
         """What a score says."""
         names = dict.fromkeys(self.scales[game].name for game in self.games)
-        return f"0 is random play, 1 is the {' or the '.join(names)}"
+        return f"0 is random play, 1 is {' or '.join(names)}"
 
 
 def compare_suites(suites: Sequence[SuiteScores], scales: Mapping[str, Scale]) -> Standing:
