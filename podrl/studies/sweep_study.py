@@ -9,6 +9,7 @@ from typing import Any
 from podrl.config.config import check
 from podrl.config.config_files import find_config, is_own_config
 from podrl.mistakes import shorten
+from podrl.studies.sweep_locks import locked
 from podrl.studies.sweep_space import Space, digest_of
 
 
@@ -41,7 +42,7 @@ def trial_folder(folder: Path, number: int) -> Path:
 
 
 def open_study(sweep: Sweep, space: Space, folder: Path, storage: str | None, name: str) -> Any:
-    """Makes Optuna's study, or opens it.
+    """Makes Optuna's study, or opens it; one conductor of a folder after the other, as Optuna makes tables in steps.
 
     Args:
         sweep: What it is to find out.
@@ -53,15 +54,20 @@ def open_study(sweep: Sweep, space: Space, folder: Path, storage: str | None, na
     Raises:
         ConfigError: If the storage cannot be opened, or has another sweep of this name; the message names what differs.
     """
+    with locked(folder / "sweep.lock"):
+        return _open(sweep, space, folder, storage, name)
+
+
+def _open(sweep: Sweep, space: Space, folder: Path, storage: str | None, name: str) -> Any:
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
-    direction: Any = sweep.direction  # One of Optuna's literals.
     place: Any = storage or f"sqlite:///{folder / 'study.db'}"
     if place.startswith("sqlite:"):
         place = optuna.storages.RDBStorage(place, engine_kwargs={"connect_args": {"timeout": 60}})
     elif "://" not in place:
         place = optuna.storages.JournalStorage(JournalFileBackend(os.path.abspath(place)))
+    direction: Any = sweep.direction  # One of Optuna's literals.
     warm_up = 5 * sweep.report_every
     study = optuna.create_study(
         storage=place,
