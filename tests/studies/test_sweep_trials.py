@@ -1,5 +1,6 @@
 """Trials of sweeps: asking, failing, refusing, and reports of several folders. A program that only writes rows runs."""
 
+from concurrent.futures import ThreadPoolExecutor
 import importlib.util
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import optuna
 from podrl.commands import sweep as command
 from podrl.config.commandline import load_config
 from podrl.studies import sweep as conducting
+from podrl.studies.sweep_space import load_space
+from podrl.studies.sweep_study import Sweep
+from podrl.studies.sweep_study import open_study as make_study
 from tests.processes import ROOT
 
 SPACE = """import optuna
@@ -99,7 +103,7 @@ def leave(*attributes):
     assert sweep("--report_only") == 0
     trial = open_study().ask()
     lock = Path(f"sweep/trials/{trial.number:04d}/.conductor")
-    lock.parent.mkdir()
+    lock.parent.mkdir(parents=True)
     lock.touch()
     facts = {"folder": str(Path("sweep").absolute()), "values": {"agent.entropy_cost": "0.5"}}
     for name in attributes:
@@ -178,3 +182,14 @@ def test_the_help_names_configs_as_a_users_of_a_wheel_have_them(capsys):
     said = capsys.readouterr().out
     assert "--config impala_catch" in said
     assert "configs/" not in said
+
+
+def test_conductors_that_begin_at_once_open_one_study(tmp_path):
+    write_space()
+    space = load_space("space.py", "impala_catch", [])
+    asked = {"objective": "episode/return", "direction": "maximize", "prune_by": "learner_steps"}
+    same = Sweep(config="impala_catch", overrides={}, last_rows=1, report_every=1, **asked)
+    with ThreadPoolExecutor(4) as pool:
+        opened = list(pool.map(lambda _: make_study(same, space, tmp_path, None, "all"), range(4)))
+    assert [study.study_name for study in opened] == ["all"] * 4
+    assert len(optuna.get_all_study_names(f"sqlite:///{tmp_path}/study.db")) == 1
