@@ -79,7 +79,8 @@ def write_report(study: Any, sweep: Sweep, space: Space, folder: Path) -> None:
             logging.warning("No best-%d.py of trial %d: %s", place, each.number, error)
     if complete:
         (folder / "history.png").write_bytes(draw_history(found, sweep))
-        (folder / "importance.png").write_bytes(draw_importance(found, sweep, find_importance(study)))
+        if any(each.params for each in found):
+            (folder / "importance.png").write_bytes(draw_importance(found, sweep, find_importance(study)))
     show(found, keys, sweep, folder)
 
 
