@@ -45,7 +45,7 @@ class TopologyConfig:
         micro_batch_loop: `rolled`: the parts are one loop of the compiled program, which compiles sooner and takes less
             memory. `unrolled`: each is a copy of its own, which spares several devices a reduction for each part, and
             some convolutions on CPU a slow-down of twenty times. `auto` leaves the choice to the run.
-        step_loop: as `micro_batch_loop`, for an agent's optimizer steps, if it makes a loop of them.
+        step_loop: the form of a loop over an agent's optimizer steps, with the values of `micro_batch_loop`.
     """
 
     placement: str = choice(("sebulba", "anakin"), "sebulba")

@@ -16,7 +16,7 @@ from podrl.runtime.waiting import Patience
 
 TRACKERS = ("mlflow", "trackio", "wandb")
 _LOOK_S = 0.5
-_SLICE_S = 1.0  # Of a pause; patience wants to be asked that often.
+_SLICE_S = 1.0  # Longest part of a pause; patience counts no more than two seconds at a time.
 
 
 class Tracker(Protocol):
