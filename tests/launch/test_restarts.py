@@ -34,7 +34,9 @@ def test_all_processes_of_a_job_are(tmp_path):
     do = ROW + "import os; os.kill(os.getpid(), 9) if index == started == 1 else None"
     result = run("--local_processes", 2, "--max_restarts", 1, *QUICK, "--do", do, cwd=tmp_path)
     assert result.returncode == 0
-    assert [starts(tmp_path, index) for index in (0, 1)] == [2, 2]
+    # On a busy machine the other process may be ended before it notes its first start.
+    assert starts(tmp_path, 1) == 2
+    assert starts(tmp_path, 0) in (1, 2)
     # On a busy machine the other process may need to be told to end, which is a line before.
     assert lines(result)[-1] == "p1 was killed by SIGKILL, at update 10: restart 1 of 1 in 0.01 s."
 
