@@ -45,7 +45,9 @@ def program(wheel, tmp_path_factory):
     folder = tmp_path_factory.mktemp("installed")
     venv.create(folder, symlinks=True)
     pip = [sys.executable, "-m", "pip", "--python", folder / "bin/python", "--disable-pip-version-check"]
-    subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", "--no-compile", wheel], check=True)
+    subprocess.run(
+        [*pip, "install", "--quiet", "--ignore-installed", "--no-deps", "--no-index", "--no-compile", wheel], check=True
+    )
     (packages,) = folder.glob("lib/*/site-packages")
     (packages / "shared.pth").write_text("\n".join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
     return folder / "bin/podrl"
