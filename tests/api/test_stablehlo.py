@@ -43,9 +43,10 @@ np.save("actions.npy", actions + units.get("start", 0))
 assert not [name for name in sys.modules if name.startswith(("podrl", "flax", "gymnasium"))]
 """
 HIDE = """
+import os
 import sys
 
-sys.path[:] = [folder for folder in sys.path if "podrl" not in folder]
+sys.path[:] = [folder for folder in sys.path if not os.path.exists(os.path.join(folder, "podrl"))]
 sys.meta_path[:] = [finder for finder in sys.meta_path if "podrl" not in repr(finder)]
 """
 RUNS = {
