@@ -16,8 +16,9 @@ from podrl.runtime.container_limits import check_threads
 from podrl.runtime.job.local_gpus import check_gpus
 from podrl.runtime.job.membership import Membership
 from podrl.runtime.job.place import warn_of_unread_launcher
-from podrl.runtime.machine import available_cores, jax_plugins, keep_freed_memory, require_determinism, suit_xla_to_cpu
+from podrl.runtime.machine import available_cores, jax_plugins, keep_freed_memory
 from podrl.runtime.streams import keep_printing
+from podrl.runtime.xla_flags import require_determinism, suit_xla_to_cpu
 from podrl.telemetry.log_lines import configure_logging
 
 

@@ -55,7 +55,7 @@ WITHOUT_JAX = [
         "podrl.config.commandline",
         "podrl.launch.start",
         "podrl.launch.worker",
-        "podrl.runtime.machine",
+        "podrl.runtime.xla_flags",
     ),
     *("podrl.runtime.job.coordinator_process", "podrl.runtime.job.detection", "podrl.envs.workers.worker"),
     *("podrl.runtime.job.worker_credentials", "podrl.experience.remote"),

@@ -15,7 +15,8 @@ from podrl.evaluation.play import POLICIES, ActInSteps, compile_act, episode_key
 from podrl.runs import inspection
 from podrl.runtime.jax_settings import check_jax_settings
 from podrl.runtime.jax_start import tell_platforms
-from podrl.runtime.machine import jax_plugins, require_determinism, skip_absent_tpu, suit_xla_to_cpu
+from podrl.runtime.machine import jax_plugins, skip_absent_tpu
+from podrl.runtime.xla_flags import require_determinism, suit_xla_to_cpu
 from podrl.saved_run import SavedRun, open_run, read_config
 from podrl.types import PyTree, Timestep
 

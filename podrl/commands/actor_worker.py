@@ -7,8 +7,9 @@ import os
 
 from podrl.config import programs
 from podrl.launch.worker_command import parse_worker_flags, run_worker
-from podrl.runtime.machine import keep_freed_memory, suit_xla_to_cpu
+from podrl.runtime.machine import keep_freed_memory
 from podrl.runtime.tool import run_tool
+from podrl.runtime.xla_flags import suit_xla_to_cpu
 
 USAGE = f"""%(prog)s --connect HOST:PORT|unix:PATH [--worker_certificates FOLDER] [--env_threads T] [--wait_s 600]
                        [--quiet]

@@ -16,9 +16,10 @@ from podrl.config.config import ConfigError, check
 from podrl.config.paths import absolute_path
 from podrl.config.ranges import LONGEST_S, check_flag
 from podrl.runtime.jax_settings import check_jax_settings
-from podrl.runtime.machine import jax_plugins, keep_freed_memory, require_determinism, skip_absent_tpu, suit_xla_to_cpu
+from podrl.runtime.machine import jax_plugins, keep_freed_memory, skip_absent_tpu
 from podrl.runtime.tables import make_console
 from podrl.runtime.tool import check_known, check_writable, contain, load_overridden, run_tool
+from podrl.runtime.xla_flags import require_determinism, suit_xla_to_cpu
 
 USAGE = f"""%(prog)s --config impala_atari [--config.x.y=...] [--repeats 3] [--seconds 5] [--json FILE]
        %(prog)s --config impala_atari --memory [--json FILE]

@@ -14,9 +14,10 @@ from podrl.config.env_numbers import with_number
 from podrl.config.paths import absolute, absolute_path
 from podrl.config.ranges import LONGEST_S, check_flag
 from podrl.runtime.jax_settings import check_jax_settings
-from podrl.runtime.machine import available_cores, jax_plugins, skip_absent_tpu, suit_xla_to_cpu
+from podrl.runtime.machine import available_cores, jax_plugins, skip_absent_tpu
 from podrl.runtime.tables import make_console
 from podrl.runtime.tool import check_writable, contain, run_tool
+from podrl.runtime.xla_flags import suit_xla_to_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +83,7 @@ def run(flags: argparse.Namespace) -> None:
     from podrl.evaluation.play import POLICIES, check_same_interface
     from podrl.evaluation.reference import read_reference
     from podrl.runs import inspection
-    from podrl.runtime.machine import require_determinism
+    from podrl.runtime.xla_flags import require_determinism
     from podrl.saved_run import limited_protocol, open_run, read_config
     from podrl.telemetry.log_lines import configure_logging
 

@@ -9,8 +9,9 @@ from podrl.config.commandline import Parser
 from podrl.config.paths import absolute, absolute_path
 from podrl.config.ranges import check_flag
 from podrl.runtime.jax_settings import check_jax_settings
-from podrl.runtime.machine import jax_plugins, require_determinism, skip_absent_tpu, suit_xla_to_cpu
+from podrl.runtime.machine import jax_plugins, skip_absent_tpu
 from podrl.runtime.tool import contain, run_tool
+from podrl.runtime.xla_flags import require_determinism, suit_xla_to_cpu
 
 USAGE = f"""%(prog)s --workdir RUN --out FOLDER [--steps 200000] [--seed 1] [--envs 16] [--episodes 20]
                              [--max_episode_steps N]

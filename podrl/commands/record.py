@@ -14,8 +14,9 @@ from podrl.config.extras import install_command
 from podrl.config.paths import absolute, absolute_path
 from podrl.config.ranges import check_flag
 from podrl.runtime.jax_settings import check_jax_settings
-from podrl.runtime.machine import jax_plugins, require_determinism, skip_absent_tpu, suit_xla_to_cpu
+from podrl.runtime.machine import jax_plugins, skip_absent_tpu
 from podrl.runtime.tool import contain, run_tool
+from podrl.runtime.xla_flags import require_determinism, suit_xla_to_cpu
 
 USAGE = f"""%(prog)s --workdir RUN --steps N --out FOLDER [--mixture random:0.5,runs/a:0.4,runs/b@600:0.1] [--seed 1]
                  [--envs 16] [--max_episode_steps N]

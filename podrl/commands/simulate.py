@@ -12,9 +12,10 @@ from podrl.commands._simulate_flags import DURATIONS, SimulateCommand, parse_sim
 from podrl.config import programs
 from podrl.config.config import Config, check
 from podrl.runtime.jax_settings import check_jax_settings
-from podrl.runtime.machine import jax_plugins, keep_freed_memory, require_determinism, skip_absent_tpu, suit_xla_to_cpu
+from podrl.runtime.machine import jax_plugins, keep_freed_memory, skip_absent_tpu
 from podrl.runtime.tables import make_console
 from podrl.runtime.tool import run_tool
+from podrl.runtime.xla_flags import require_determinism, suit_xla_to_cpu
 
 if TYPE_CHECKING:  # JAX: a mistake before need not wait for it.
     from podrl.performance.planning.measurement import Measurements

@@ -16,12 +16,12 @@ import ml_collections
 from podrl.config.config import ConfigError, check
 from podrl.config.config_dict import to_plain
 from podrl.config.env_numbers import read_numbered
-from podrl.config.hints import hint_of
 from podrl.config.keys import describe_unknown, key_hints
 from podrl.config.marks import Changed, Inherited, Replaced, Typed
 from podrl.config.optimizer import OptimizerConfig
 from podrl.config.reading import read_key, read_section, to_section
 from podrl.config.renamed import RENAMED
+from podrl.config.type_hints import hint_of
 from podrl.config.values import read
 
 _OPTIONS = "env.options"

@@ -17,8 +17,8 @@ import re
 import typing
 from typing import Any, cast
 
-from podrl.config.hints import entry_hints, members, name, origin, takes
 from podrl.config.marks import Typed
+from podrl.config.type_hints import entry_hints, members, name, origin, takes
 from podrl.config.words import is_none, scalar
 
 _CLOSING = {"[": "]", "(": ")", "{": "}"}

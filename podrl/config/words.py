@@ -7,7 +7,7 @@ import re
 import typing
 from typing import Any
 
-from podrl.config.hints import members, name, origin
+from podrl.config.type_hints import members, name, origin
 
 _NUMBER = re.compile(r"\s*[+-]?\.?\d[\w.]*(?:(?<=[eE])[+-]\d+)?\s*")
 _LAST = (float, str, str)  # Order in which a union's types read a word: whole numbers first, texts last.

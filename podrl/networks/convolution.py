@@ -2,7 +2,7 @@
 
 `conv_3x3`: on CPU a float32 convolution runs in YNNPACK, at twice to three times the speed of the fallback, only if its
 input or its output has more than 16 channels (jax 0.10.2). Layers of the IMPALA ResNet have 16, so they get one more
-output channel, of zeros; `podrl.runtime.machine` decides where YNNPACK is worth it. The first layer, on images of 4
+output channel, of zeros; `podrl.runtime.xla_flags` decides where YNNPACK is worth it. The first layer, on images of 4
 channels, computes two neighbouring outputs at once. XLA derives the weight gradient as a convolution with a window of
 the whole image. Here it is a matrix product: several times as fast on processors without AVX-512, and twenty times in
 a loop of the compiled program.
@@ -17,7 +17,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from podrl.runtime.machine import has_ynnpack_convolutions
+from podrl.runtime.xla_flags import has_ynnpack_convolutions
 
 _SLOW_CHANNELS = 16
 _PAIRED_CHANNELS = 8  # the most input channels for which outputs are computed two at a time

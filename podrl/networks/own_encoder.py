@@ -24,8 +24,8 @@ import jax
 from jax import numpy as jnp
 
 from podrl.config.config import ConfigError, NetworkConfig, check, did_you_mean
-from podrl.config.hints import hint_of
 from podrl.config.reading import read_key
+from podrl.config.type_hints import hint_of
 from podrl.config.wrappers import parse_wrapper
 from podrl.networks.functions import opening_inputs
 from podrl.runtime.process_exit import describe_error

@@ -11,7 +11,8 @@ from typing import Any, Self, TypeVar
 import jax
 
 from podrl.runtime import stop_signals
-from podrl.runtime.machine import keep_freed_memory, suit_xla_to_cpu
+from podrl.runtime.machine import keep_freed_memory
+from podrl.runtime.xla_flags import suit_xla_to_cpu
 
 _T = TypeVar("_T")
 

@@ -205,7 +205,7 @@ def test_a_jax_that_had_started_keeps_programs_and_is_told_of_in_one_line(tmp_pa
     """The flags that podrl sets come too late there; the second run has nothing to add."""
     env = environment() | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "NPROC": ""}
     env.pop("JAX_COMPILATION_CACHE_DIR", None)
-    code = "import podrl.runtime.machine as machine; machine.available_cores = lambda: 1\n"
+    code = "import podrl.runtime.xla_flags as flags; flags.available_cores = lambda: 1\n"
     code += STARTED.format(config=str(CATCH), overrides=ONE_DEVICE)
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=LIMIT_S

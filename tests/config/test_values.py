@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import pytest
 
-from podrl.config.hints import hint_of
+from podrl.config.type_hints import hint_of
 from podrl.config.values import read, read_items
 
 

@@ -11,7 +11,7 @@ import pytest
 from podrl import saved_run, train
 from podrl.commands import evaluate
 from podrl.envs.sources import envpool
-from podrl.runtime.machine import GPU_FLAG
+from podrl.runtime.xla_flags import GPU_FLAG
 from tests import short_runs
 from tests.faults.checkpoints import unseal
 

@@ -13,7 +13,7 @@ import pytest
 
 from podrl import train
 from podrl.launch.local import make_members
-from podrl.runtime import container_limits, interruption, machine
+from podrl.runtime import container_limits, interruption, machine, xla_flags
 from podrl.runtime.container_limits import (
     GROUPS,
     LimitReached,
@@ -102,17 +102,17 @@ def test_a_quota_is_whole_cores_of_which_none_is_left_idle(quota, sharers, cores
 
 
 def test_cores_are_counted_by_the_quota_and_xla_is_told(monkeypatch, tmp_path):
-    monkeypatch.setattr(machine, "_bound_cores", lambda: 16)
+    monkeypatch.setattr("podrl.runtime.machine.os.sched_getaffinity", lambda _: range(16), raising=False)
     monkeypatch.setattr(machine, "quota_cores", lambda: 3)
     for environ in ({}, {"NPROC": ""}):
-        machine.suit_xla_to_cpu(environ, ["cuda"])
+        xla_flags.suit_xla_to_cpu(environ, ["cuda"])
         assert (machine.available_cores(), environ["NPROC"]) == (3, "3")
     environ = {"NPROC": "7"}
-    machine.suit_xla_to_cpu(environ, ["cuda"])
+    xla_flags.suit_xla_to_cpu(environ, ["cuda"])
     assert environ["NPROC"] == "7"
     monkeypatch.setattr(machine, "quota_cores", lambda: math.inf)
     environ = {}
-    machine.suit_xla_to_cpu(environ, ["cuda"])
+    xla_flags.suit_xla_to_cpu(environ, ["cuda"])
     assert (machine.available_cores(), environ) == (16, {})
 
 

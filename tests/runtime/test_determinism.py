@@ -5,14 +5,12 @@ import os
 import pytest
 
 from podrl.config.config import ConfigError
-from podrl.runtime.machine import (
+from podrl.runtime.machine import available_cores, busy_core_seconds, jax_plugins
+from podrl.runtime.xla_flags import (
     GPU_FLAG,
-    available_cores,
-    busy_core_seconds,
     convolve_on_all_cores,
     give_xla_two_threads,
     has_ynnpack_convolutions,
-    jax_plugins,
     require_determinism,
     suit_xla_to_cpu,
 )
@@ -126,7 +124,7 @@ def test_with_avx_512_the_path_is_that_of_the_version(tmp_path, jaxlib, expected
 
 def test_only_a_cpu_is_told_how_to_convolve(monkeypatch):
     told = []
-    monkeypatch.setattr("podrl.runtime.machine.convolve_on_all_cores", told.append)
+    monkeypatch.setattr("podrl.runtime.xla_flags.convolve_on_all_cores", told.append)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for environ, plugins in (({"JAX_PLATFORMS": "cuda"}, []), ({}, CUDA), ({"JAX_PLATFORMS": "tpu,cpu"}, [])):
         suit_xla_to_cpu(environ, plugins)

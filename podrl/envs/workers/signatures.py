@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 from podrl.config.config import check, check_not_a_setting, did_you_mean
-from podrl.config.hints import hint_of, or_none
+from podrl.config.type_hints import hint_of, or_none
 
 
 def check_arguments(env_id: str, creator: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
@@ -44,7 +44,7 @@ def argument_hints(creator: Callable[..., Any], defaults: Mapping[str, Any] | No
 
     Returns:
         The annotation if there is one, or None, which many arguments annotated as `str` accept too. Otherwise the hint
-        that `podrl.config.hints.hint_of` derives from the default.
+        that `podrl.config.type_hints.hint_of` derives from the default.
     """
     hints = {}
     for name, parameter in _named(_parameters(creator) or {}).items():

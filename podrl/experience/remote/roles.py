@@ -9,8 +9,8 @@ from podrl.agents.parts.loading import find_config_type
 from podrl.config.config import EnvConfig
 from podrl.config.config_dict import read_resolved
 from podrl.experience.remote.messages import env_to_fields, fields_to_env
-from podrl.runtime.machine import flags_of_cpu
 from podrl.runtime.software import find_jax
+from podrl.runtime.xla_flags import flags_of_cpu
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

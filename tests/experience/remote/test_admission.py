@@ -9,7 +9,7 @@ from podrl.experience.remote import roles
 from podrl.experience.remote.admission import RefusedError, admit, apply
 from podrl.experience.remote.messages import Head, Kind, pack_fields, read_fields
 from podrl.experience.remote.roles import ACTORS, ENVIRONMENTS
-from podrl.runtime.machine import convolve_on_all_cores
+from podrl.runtime.xla_flags import convolve_on_all_cores
 from tests.experience.remote.places import SECRET
 from tests.short_runs import make_config
 
