@@ -13,16 +13,18 @@ from podrl.config.config import check
 from podrl.config.paths import absolute
 from podrl.ops.intervals import mean_interval
 from podrl.runs.curves import X_KEYS, Curve, Ending, average_curves, default_axes, group_curves, read_curve, read_ending
+from podrl.runs.published_curves import read_published
 from podrl.runtime.tool import run_tool
 from podrl.telemetry import plotting
 
 USAGE = """%(prog)s RUN [RUN ...] --out FILE.png [--x env_steps|frames|updates|wall] [--y episode/return]
-                 [--against KEY]
+                 [--beside NAME=FILE.csv,...] [--against KEY]
 
 RUN is a run's folder. Runs of one config and environment are drawn together: their mean, with a band from the lowest to
 the highest. --x wall is training time: without compiling and all else that comes before the first update. With
 --against the figure shows where the metric ended, over a value of the runs' configs: a dot for each run, and for each
-agent a line through the means, with their 95 %% intervals."""
+agent a line through the means, with their 95 %% intervals. --beside, which may be given several times, adds the curves
+of another program: a file for each of its runs, with env steps and the metric in its first two columns."""
 X_LABELS = {
     "env_steps": "environment steps (the agent's decisions)",
     "frames": "emulator frames",
@@ -34,7 +36,7 @@ _BESIDE = 0.01  # Between two lines, of the width, so that their intervals can b
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Parses `argv`, whose first entry is the program's name, into `runs`, `out`, `x`, `y` and `against`.
+    """Parses `argv`, whose first entry is the program's name, into `runs`, `out`, `x`, `y`, `beside` and `against`.
 
     Raises:
         ConfigError: on an unknown flag or value.
@@ -47,6 +49,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--x", choices=sorted(X_KEYS), help="horizontal axis (env_steps; from data sets updates)")
     parser.add_argument("--y", help="metric (episode/return; from data sets evaluate/return)")
+    parser.add_argument(
+        "--beside", action="append", default=[], metavar="NAME=FILE.csv,...", help="curves of another program"
+    )
     parser.add_argument("--against", metavar="KEY", help="a number of the config, such as actors.lag")
     return parser.parse_args(argv[1:])
 
@@ -194,11 +199,15 @@ def run(argv: list[str]) -> None:
     check(bool(out.suffix), f"--out={command.out} needs a suffix that chooses the format, such as .png.")
     default_x, default_y = default_axes(command.runs)
     x, y = command.x or default_x, command.y or default_y
+    for flag, given in (("--against", command.against), (f"--x={x}", x != "env_steps")):
+        check(not (command.beside and given), f"--beside: its curves are over env steps, so it takes no {flag}.")
     if command.against:
         endings = [read_ending(run, command.against, y) for run in command.runs]
         out.write_bytes(draw_endings(endings, command.against, y, out.suffix[1:]))
     else:
-        groups = group_curves([read_curve(run, x, y) for run in command.runs])
+        read = [read_curve(run, x, y) for run in command.runs]
+        published = [curve for argument in command.beside for curve in read_published(argument, read)]
+        groups = group_curves([*read, *published])
         moves = x == "wall" or any(curve.x[-1] > 0 for group in groups for curve in group)
         check(moves, f"--x={x}: it is 0 throughout, as in runs from a data set. Use --x updates.")
         out.write_bytes(draw(groups, x, y, out.suffix[1:]))

@@ -231,3 +231,58 @@ def test_a_key_without_a_number_is_one_line(make_run, tmp_path, capsys, key):
     run = make_run("a", agent={"name": "impala"}, actors={"lag": 1})
     assert plot.main(["plot.py", run, "--against", key, "--out", str(tmp_path / "lag.png")]) == 2
     assert f"--against={key}: the config of {run} has no number under this key." in capsys.readouterr().err
+
+
+@pytest.fixture
+def published(tmp_path):
+    """Writes another program's curve: 2, 3, 4 at 100, 200, 300 env steps, and one of twice that."""
+    for scale in (1, 2):
+        rows = [f"{100 * n},{scale * (n + 1)},7" for n in (1, 2, 3)]
+        (tmp_path / f"peer_{scale}.csv").write_text("\n".join(["env_steps,mean_return,episodes", *rows]))
+    return f"Peer={tmp_path}/peer_1.csv,{tmp_path}/peer_2.csv"
+
+
+def test_curves_of_another_program_are_drawn_beside(make_run, tmp_path, monkeypatch, published):
+    drawn = []
+    monkeypatch.setattr(plot, "draw", lambda groups, x, y, image_format: drawn.extend(groups) or b"")
+    runs = [make_run("a"), make_run("b")]
+    assert plot.main(["plot.py", *runs, "--out", str(tmp_path / "curve.png"), "--beside", published]) == 0
+    assert [[curve.name for curve in group] for group in drawn] == [["catch"] * 2, ["Peer"] * 2]
+    grid, values = curves.average_curves(drawn[1])
+    assert (grid[0], grid[-1]) == (100, 300)
+    assert values.mean(axis=0)[[0, -1]].tolist() == [3, 6]
+
+
+@pytest.mark.parametrize(
+    ("beside", "said"),
+    [
+        ("Peer", "--beside=Peer: expected NAME=FILE.csv, or NAME=FILE.csv,FILE.csv,..."),
+        ("Peer=none.csv", "none.csv cannot be read: No such file or directory."),
+        ("Peer=word.csv", "word.csv is no such file; expected a line of names, then lines of two numbers or more"),
+        ("Peer=back.csv", "back.csv is no such file; expected a line of names"),
+        ("Peer=names.csv", "names.csv is no such file; expected a line of names"),
+        ("Peer=empty.csv", "empty.csv is no such file; expected a line of names"),
+        ("catch=names.csv", "the runs' config has this name too. Choose another."),
+    ],
+)
+def test_what_is_no_curve_of_another_program_is_refused(make_run, tmp_path, monkeypatch, capsys, beside, said):
+    monkeypatch.chdir(tmp_path)
+    files = {"word": "a,b\n1,x", "back": "a,b\n2,1\n1,1", "names": "a,b", "empty": ""}
+    for name, text in files.items():
+        (tmp_path / f"{name}.csv").write_text(text)
+    assert plot.main(["plot.py", make_run("a"), "--out", "curve.png", "--beside", beside]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "curve.png").exists()
+
+
+@pytest.mark.parametrize("flags", [["--x", "wall"], ["--against", "log.episodes"]])
+def test_another_programs_curves_are_over_env_steps_alone(make_run, tmp_path, capsys, published, flags):
+    command = ["plot.py", make_run("a"), "--out", str(tmp_path / "curve.png"), "--beside", published, *flags]
+    assert plot.main(command) == 2
+    assert "--beside: its curves are over env steps" in capsys.readouterr().err
+
+
+def test_another_programs_curves_are_of_one_environment(make_run, tmp_path, capsys, published):
+    runs = [make_run("a"), make_run("d", env_id="Pong-v5")]
+    assert plot.main(["plot.py", *runs, "--out", str(tmp_path / "curve.png"), "--beside", published]) == 2
+    assert "the runs are of 2 environments, Catch-v0, Pong-v5. Draw one at a time." in capsys.readouterr().err
