@@ -209,29 +209,6 @@ class TestResume:
         assert "This run is finished: it has 384 env steps, in 12 updates." in caplog.text
 
     @pytest.mark.slow
-    @pytest.mark.parametrize(
-        "ring",
-        [
-            {"agent": "impact", "replay__batches": 3, "replay__uses": 2},
-            {
-                **{"agent": "r2d2", "agent__burn_in": 1, "agent__length": 1},
-                **{"agent__n_steps": 1, "actors__num_envs": 32, "actors__unroll_length": 1, "replay__groups": 8},
-                **{"replay__capacity": 160, "replay__batch": 16, "replay__min_steps": 100},
-            },
-            {
-                **{"env_id": "Pendulum-v1", "agent": "sac", "agent__random_steps": 100},
-                **{"network__squash_actions": True, "network__core": "none", "network__last_action": False},
-                **{"actors__num_envs": 32, "actors__unroll_length": 1, "replay__groups": 8, "replay__ratio": 1.0},
-                **{"replay__capacity": 160, "replay__batch": 16, "replay__min_steps": 100},
-            },
-        ],
-        ids=["batches", "sequences", "critics"],
-    )
-    def test_so_it_does_with_a_ring(self, tmp_path, monkeypatch, caplog, ring):
-        monkeypatch.setattr(TestResume, "OVERRIDES", {**self.OVERRIDES, **ring})
-        self.test_stopping_anywhere_and_going_on_changes_nothing(tmp_path, caplog)
-
-    @pytest.mark.slow
     def test_evaluations_have_their_rows(self, tmp_path):
         options = {"evaluate__every_updates": 6, "evaluate__episodes": 4}
         train.train(anakin_config(**self.OVERRIDES, **options), workdir=str(tmp_path))

@@ -70,13 +70,6 @@ def stopped(tmp_path_factory):
     return copy_to
 
 
-TRANSITIONS = {
-    **{"env_id": "InvertedDoublePendulum-v5", "agent__random_steps": 100, "network__normalize_observations": True},
-    **{"replay__capacity": 200, "replay__batch": 16, "replay__groups": 4, "replay__min_steps": 60},
-    "replay__priority_exponent": 0.0,
-}
-
-
 class TestInOneProcess:
     OVERRIDES = types.MappingProxyType(
         {
@@ -121,11 +114,6 @@ class TestInOneProcess:
                 **{"network__core": "lstm", "network__core_size": 8, "network__frame_stack": 3},
                 **{"network__normalize_observations": True, "network__normalize_rewards": True},
             },
-            {"agent": "td3", **TRANSITIONS},
-            pytest.param(
-                {"agent": "sac", **TRANSITIONS, "network__squash_actions": True, "network__frame_stack": 2},
-                marks=pytest.mark.slow,
-            ),
         ],
     )
     def test_nor_on_several_devices_with_other_lags_running_statistics_shuffled_minibatches_or_memory(
