@@ -189,47 +189,35 @@ def test_the_ring_stays_raw_and_a_sample_is_normalised_by_the_newest_statistics(
     spied = seen_by(bare, None if kind == "batches" else jnp.ones(16))
     agent = normalize_observations(normalize_rewards(spied, 0.9), spec)
     replay = make_replay(config, agent, spec, learner_mesh(1))
-    update, peek = (
-        jax.jit(make_update(agent, replay)),
-        jax.jit(lambda ring, x: replay.draw(replay.insert(ring, x, True))),
-    )
-    state, inserted, drawn_before = make_init_with_replay(agent, replay)(jax.random.key(0)), {}, 0
+    draw = jax.jit(lambda ring, rollouts: replay.draw(replay.insert(ring, rollouts, jnp.bool_(True))))
+    update, gather, scale = jax.jit(make_update(agent, replay)), jax.jit(replay.gather), jax.jit(normalize)
+    state, inserted, ages = jax.jit(make_init_with_replay(agent, replay))(jax.random.key(0)), {}, []
     for number in range(6):
-        rollouts = random_trajectory(agent, spec, length=4, num_envs=8, seed=number)
-        rollouts = dataclasses.replace(
-            rollouts, observation=10**number * rollouts.observation, reward=10**number * rollouts.reward
-        )
-        ring, draws = peek(state.replay, rollouts)
+        rollouts = jax.device_get(random_trajectory(agent, spec, length=4, num_envs=8, seed=number))
+        observation, reward = (np.float32(10**number) * x for x in (rollouts.observation, rollouts.reward))
+        rollouts = dataclasses.replace(rollouts, observation=observation, reward=reward)
         for t, b in np.ndindex(4, 8):
-            inserted[np.asarray(rollouts.observation)[t, b].tobytes()] = rollouts.reward[t, b], number
-        before, (state, metrics) = state, update(state, Fresh(rollouts=rollouts))
-        if not draws.used[0]:
-            continue
-        raw = [
-            replay.gather(ring, jax.tree.map(lambda x, k=k: x[k], draws.place)) for k in range(int(draws.used.sum()))
-        ]
-        numbers = []
-        for sample in raw:  # What was inserted, as it came.
-            transitions, rows = np.asarray(sample.trajectory.is_transition), np.asarray(sample.trajectory.observation)
-            for t, b in np.argwhere(transitions):
-                reward, when = inserted[rows[t, b].tobytes()]
-                assert sample.trajectory.reward[t, b] == reward
-                numbers.append(when)
-        drawn_before += sum(when < number for when in numbers)
-        jax.tree.map(
-            np.testing.assert_array_equal, state.extra["acting"], before.extra["observations"]
-        )  # Those that the newest actors have.
-        deviation = jnp.sqrt(state.extra["agent"]["returns"].variance)
-        for name, expected in {
-            "observation": [normalize(before.extra["observations"], x.trajectory.observation) for x in raw],
-            "reward": [jnp.clip(x.trajectory.reward / deviation, -MAX_NORMALIZED, MAX_NORMALIZED) for x in raw],
-        }.items():  # An update's metrics are means over its samples.
-            found = getattr(metrics["sample"].trajectory, name)
-            np.testing.assert_allclose(found, np.mean(expected, axis=0), rtol=1e-4, atol=1e-6, err_msg=name)
-        if kind == "sequences":
-            rows = normalize(before.extra["observations"], raw[0].before.observation)
+            inserted[observation[t, b].tobytes()] = reward[t, b], number
+        ring, draws = draw(state.replay, rollouts)
+        before, (state, metrics) = state.extra, update(state, Fresh(rollouts=rollouts))
+        places = [jax.tree.map(lambda x, k=k: x[k], draws.place) for k in np.flatnonzero(draws.used)]
+        samples = jax.device_get([gather(ring, place) for place in places])
+        for sample in samples:  # As it came.
+            for t, b in np.argwhere(sample.trajectory.is_transition):
+                came, when = inserted[sample.trajectory.observation[t, b].tobytes()]
+                assert sample.trajectory.reward[t, b] == came
+                ages.append(number - when)
+        if samples:  # An update's metrics are means over its samples.
+            seen = metrics["sample"].trajectory
+            wanted = np.mean([scale(before["observations"], x.trajectory.observation) for x in samples], axis=0)
+            np.testing.assert_allclose(seen.observation, wanted, rtol=1e-4, atol=1e-6)
+            deviation = np.sqrt(state.extra["agent"]["returns"].variance)
+            paid = [np.clip(x.trajectory.reward / deviation, -MAX_NORMALIZED, MAX_NORMALIZED) for x in samples]
+            np.testing.assert_allclose(seen.reward, np.mean(paid, axis=0), rtol=1e-4, atol=1e-6)
+        if samples and kind == "sequences":  # One sample an update.
+            rows = scale(before["observations"], samples[0].before.observation)
             np.testing.assert_allclose(metrics["sample"].before.observation, rows, rtol=1e-5, atol=1e-6)
-    assert drawn_before > 10  # Of earlier updates, whose statistics were others.
+    assert sum(age > 0 for age in ages) > 10  # Whose own updates had other statistics.
 
 
 def test_every_device_holds_the_same_statistics_whatever_their_number():

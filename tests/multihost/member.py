@@ -134,7 +134,7 @@ def draw(job, kind):
     """Updates of a ring over the devices of all processes; tells what each update drew."""
     from tests.replay.rings import draw_everywhere  # Slow to import, and only this needs it.
 
-    tell(drawn=draw_everywhere(kind))
+    tell(drawn=draw_everywhere(kind, devices=job.process_count))
     job.exchange("end", "", LONG_S)
     job.leave(0)
 

@@ -165,15 +165,14 @@ def envs_of(shape: RingShape, order: np.ndarray, drawn: Drawn) -> np.ndarray:
     return order[first + drawn.env]
 
 
-def draw_everywhere(kind: str, updates: int = 6) -> list[dict[str, list]]:
-    """What updates draw on all devices of a job of several processes, or of this one, whole on each process.
+def draw_everywhere(kind: str, devices: int, updates: int = 6) -> list[dict[str, list]]:
+    """What updates draw on so many devices, of which each process of a job may have some; whole on each process.
 
     Returns:
         For each update [K, N] lists, in the order of the sequences' numbers: the environments in the job, the starts,
         and the bits of the probabilities.
     """
-    devices, shape = jax.device_count(), KINDS[kind]
-    mesh, order = learner_mesh(devices), joined_order(devices)
+    shape, mesh, order = KINDS[kind], learner_mesh(devices), joined_order(devices)
     replay, rollouts = make_sequence_replay(mesh, shape, rollout_shape(shape)), Rollouts(shape)
     timed, split, whole = (NamedSharding(mesh, P(*axes)) for axes in ((None, "data"), ("data",), ()))
 
