@@ -166,7 +166,7 @@ def test_a_skipped_update_leaves_the_statistics_of_good_observations_as_they_wer
 RINGS = {
     "batches": {"agent": "impact", "replay__batches": 3, "replay__uses": 2},
     "sequences": {
-        **{"agent": "r2d2", "replay__capacity": 400, "replay__batch": 16, "replay__groups": 4, "replay__ratio": 0.5},
+        **{"agent": "r2d2", "replay__capacity": 400, "replay__batch": 16, "replay__groups": 2, "replay__ratio": 0.5},
         **{"agent__starts": "rows", "agent__burn_in": 0, "agent__length": 1},
     },
 }
