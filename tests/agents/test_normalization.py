@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from podrl import saved_run, train
+from podrl.agents.parts.interface import Fresh
 from podrl.agents.parts.normalization import (
     MAX_NORMALIZED,
     discounted_past,
@@ -15,8 +16,10 @@ from podrl.agents.parts.normalization import (
     normalize_observations,
     normalize_rewards,
 )
+from podrl.agents.parts.updating import make_init_with_replay, make_update
 from podrl.config.config import ConfigError
 from podrl.learning.learner import Learner
+from podrl.learning.replay import make_replay
 from podrl.ops.statistics import Statistics, initial_statistics, update_statistics
 from podrl.runs.checkpoint import Checkpointer
 from podrl.runs.checkpoint_arrays import read_params, restore_actor
@@ -158,6 +161,63 @@ def test_a_skipped_update_leaves_the_statistics_of_good_observations_as_they_wer
     state, metrics = jax.jit(make_agent_update(agent, skips_nonfinite=True))(before, bad)
     assert metrics["grad/skipped"] == 1
     jax.tree.map(np.testing.assert_array_equal, state.extra, before.extra)
+
+
+RINGS = {
+    "batches": {"agent": "impact", "replay__batches": 3, "replay__uses": 2},
+    "sequences": {
+        **{"agent": "r2d2", "replay__capacity": 400, "replay__batch": 16, "replay__groups": 2, "replay__ratio": 0.5},
+        **{"agent__starts": "rows", "agent__burn_in": 0, "agent__length": 1},
+    },
+}
+
+
+def seen_by(agent, priority):
+    """The agent with a `learn` that learns nothing and tells as metrics what it was given, beside `loss/total`."""
+
+    def learn(state, batch):
+        return state, {"loss/total": jnp.float32(0), "sample": batch.rollouts}, priority
+
+    return dataclasses.replace(agent, learn=learn)
+
+
+@pytest.mark.parametrize("kind", RINGS)
+def test_the_ring_stays_raw_and_a_sample_is_normalised_by_the_newest_statistics(kind):
+    """Each rollout has ten times the scale of the one before, so statistics of an earlier update would show."""
+    config = make_config(**RINGS[kind])
+    bare, spec = make_agent(config)
+    spied = seen_by(bare, None if kind == "batches" else jnp.ones(16))
+    agent = normalize_observations(normalize_rewards(spied, 0.9), spec)
+    replay = make_replay(config, agent, spec, learner_mesh(1))
+    draw = jax.jit(lambda ring, rollouts: replay.draw(replay.insert(ring, rollouts, jnp.bool_(True))))
+    update, gather, scale = jax.jit(make_update(agent, replay)), jax.jit(replay.gather), jax.jit(normalize)
+    state, inserted, ages = jax.jit(make_init_with_replay(agent, replay))(jax.random.key(0)), {}, []
+    for number in range(6):
+        rollouts = jax.device_get(random_trajectory(agent, spec, length=4, num_envs=8, seed=number))
+        observation, reward = (np.float32(10**number) * x for x in (rollouts.observation, rollouts.reward))
+        rollouts = dataclasses.replace(rollouts, observation=observation, reward=reward)
+        for t, b in np.ndindex(4, 8):
+            inserted[observation[t, b].tobytes()] = reward[t, b], number
+        ring, draws = draw(state.replay, rollouts)
+        before, (state, metrics) = state.extra, update(state, Fresh(rollouts=rollouts))
+        places = [jax.tree.map(lambda x, k=k: x[k], draws.place) for k in np.flatnonzero(draws.used)]
+        samples = jax.device_get([gather(ring, place) for place in places])
+        for sample in samples:  # As it came.
+            for t, b in np.argwhere(sample.trajectory.is_transition):
+                came, when = inserted[sample.trajectory.observation[t, b].tobytes()]
+                assert sample.trajectory.reward[t, b] == came
+                ages.append(number - when)
+        if samples:  # An update's metrics are means over its samples.
+            seen = metrics["sample"].trajectory
+            wanted = np.mean([scale(before["observations"], x.trajectory.observation) for x in samples], axis=0)
+            np.testing.assert_allclose(seen.observation, wanted, rtol=1e-4, atol=1e-6)
+            deviation = np.sqrt(state.extra["agent"]["returns"].variance)
+            paid = [np.clip(x.trajectory.reward / deviation, -MAX_NORMALIZED, MAX_NORMALIZED) for x in samples]
+            np.testing.assert_allclose(seen.reward, np.mean(paid, axis=0), rtol=1e-4, atol=1e-6)
+        if samples and kind == "sequences":  # One sample an update.
+            rows = scale(before["observations"], samples[0].before.observation)
+            np.testing.assert_allclose(metrics["sample"].before.observation, rows, rtol=1e-5, atol=1e-6)
+    assert sum(age > 0 for age in ages) > 10  # Whose own updates had other statistics.
 
 
 def test_every_device_holds_the_same_statistics_whatever_their_number():

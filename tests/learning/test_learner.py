@@ -278,9 +278,12 @@ def test_vmpos_better_half_is_the_batchs_and_gathers_nothing_but_advantages():
 
 
 STEPS = {"agent__epochs": 2, "agent__minibatches": 5, "agent__shuffle": "time"}
+GAUSSIAN = {"env_id": "InvertedDoublePendulum-v5", **STEPS}
 
 
-@pytest.mark.parametrize("options", [STEPS, pytest.param(MEMORY, marks=pytest.mark.slow)], ids=["steps", "lstm"])
+@pytest.mark.parametrize(
+    "options", [STEPS, GAUSSIAN, pytest.param(MEMORY, marks=pytest.mark.slow)], ids=["steps", "gaussian", "lstm"]
+)
 def test_vmpo_learns_the_same_on_eight_devices_and_in_parts(options):
     def learn(num_devices, num_pools=1, **parts):
         rates = {"agent__popart__rate": 0.1, "agent__optimizer__epsilon": 1e-3, "agent__dual_optimizer__epsilon": 1e-3}

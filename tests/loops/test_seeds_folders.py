@@ -2,13 +2,17 @@
 
 import json
 import shutil
+import zipfile
 
 import jax
+import jax.export
 import numpy as np
 import pytest
 
-from podrl import train
+from podrl import load_policy, train
+from podrl.commands import inspect_checkpoint, plot
 from podrl.config.config import ConfigError
+from podrl.runs.checkpoint_arrays import read_params
 from podrl.runs.folder_guard import FolderGuard
 from podrl.runs.opening import open_folder
 from podrl.runs.seed_folders import find_seeds
@@ -35,6 +39,48 @@ def test_the_folder_of_each_is_that_of_a_run_of_its_own(straight_seeds):
         assert json.loads((own / "manifest.json").read_text())["seed"] == seed
         saved = open_run(str(own), None, jax.devices()[0])
         assert (saved.config.seed, saved.counters.learner_steps) == (seed, 12)
+
+
+def test_one_seeds_policy_is_exported(straight_seeds, tmp_path):
+    """It acts as the saved run of that seed does, and otherwise than another's."""
+    pytest.importorskip("flatbuffers")
+    chosen, other = folders(straight_seeds[0])[1::-1]
+    file = tmp_path / "policy.stablehlo"
+    assert inspect_checkpoint.main(["inspect_checkpoint.py", "--workdir", str(chosen), "--export", str(file)]) == 0
+    with zipfile.ZipFile(file) as archive:
+        start, act = (jax.export.deserialize(bytearray(archive.read(name))) for name in ("start", "act"))
+        assert json.loads(archive.read("policy.json"))["update"] == 12
+    observation = np.random.default_rng(1).normal(size=(64, 4)).astype(np.float32)
+    carry = start.call(np.int32(1), np.arange(64, dtype=np.uint32))
+    found, _ = act.call(observation, np.zeros(64, np.float32), np.ones(64, bool), carry)
+    expected, others = (load_policy(each, policy="greedy") for each in (chosen, other))
+    for policy in (expected, others):
+        policy.reset(64)
+    np.testing.assert_array_equal(found, expected.act(observation))
+    assert (np.asarray(found) != others.act(observation)).any()
+
+    params = tmp_path / "params.npz"
+    assert inspect_checkpoint.main(["inspect_checkpoint.py", "--workdir", str(chosen), "--export", str(params)]) == 0
+    own, theirs = (read_params(each, 12) for each in (chosen, other))
+    with np.load(params) as exported:
+        assert sorted(exported.files) == sorted(own)
+        for name, array in own.items():
+            np.testing.assert_array_equal(exported[name], array)
+    assert any((own[name] != theirs[name]).any() for name in own)
+
+
+def test_the_seeds_of_a_run_are_one_curve_with_a_band(straight_seeds, tmp_path, monkeypatch, capsys):
+    drawn, out = [], tmp_path / "curve.png"
+    monkeypatch.setattr(plot, "draw", lambda groups, x, y, image_format: drawn.append(groups) or b"")
+    assert plot.main(["plot.py", *map(str, folders(straight_seeds[0])), "--out", str(out)]) == 0
+    ((curves,),) = drawn
+    assert len(curves) == NUM
+    for curve, own in zip(curves, folders(straight_seeds[0]), strict=True):
+        returns = [row["episode/return"] for row in read_rows(own) if row.get("episode/return") is not None]
+        np.testing.assert_allclose(curve.y, returns)
+    capsys.readouterr()
+    assert plot.main(["plot.py", str(straight_seeds[0]), "--out", str(tmp_path / "other.png")]) == 2
+    assert f"It holds the run of each seed: name {straight_seeds[0]}/seed-{FIRST}" in capsys.readouterr().err
 
 
 def test_each_resumes_alone(straight_seeds, tmp_path):

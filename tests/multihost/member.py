@@ -130,6 +130,15 @@ def workdir(job, *folders):
     job.leave(0)
 
 
+def draw(job, kind):
+    """Updates of a ring over the devices of all processes; tells what each update drew."""
+    from tests.replay.rings import draw_everywhere  # Slow to import, and only this needs it.
+
+    tell(drawn=draw_everywhere(kind, devices=job.process_count))
+    job.exchange("end", "", LONG_S)
+    job.leave(0)
+
+
 def main(address, count, index, timeout_s, action, *arguments):
     configure_logging(process_index=int(index))
     try:

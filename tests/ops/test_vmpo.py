@@ -78,6 +78,26 @@ def test_equals_rlaxs(seed):
     np.testing.assert_allclose(loss - np.sum(weights * log_probs), expected_total, rtol=1e-5)
 
 
+@pytest.mark.parametrize("fraction", [0.5, 0.1])
+def test_weights_of_eight_shards_sum_to_one(fraction):
+    """Over all of them together: the first shard has the best transitions and more of the weight than an eighth."""
+    advantages, is_transition, temperature = random_case(3, shape=(7, 16))
+    advantages[:, :2] += 8
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:8]), ("data",))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "data"))
+    placed = jax.device_put((advantages, is_transition), split)
+    in_shards = jax.jit(lambda *case: e_step(*case, fraction)[:2], out_shardings=split)
+    selected, weights = in_shards(*placed, temperature)
+    sums = [np.float64(shard.data).sum() for shard in weights.addressable_shards]
+    assert len(sums) == 8
+    assert weights.addressable_shards[0].data.shape == (7, 2)
+    assert sums[0] > 0.5
+    assert sum(sums) == pytest.approx(1, abs=1e-6)
+    alone = e_step(advantages, is_transition, temperature, fraction)
+    np.testing.assert_array_equal(selected, alone[0])
+    np.testing.assert_allclose(weights, alone[1], rtol=1e-5)
+
+
 def test_equal_advantages_are_all_in_or_all_out():
     """So the set does not depend on where an environment lies in the batch."""
     advantages = np.array([[1.0, 0.0, 0.0], [0.0, -1.0, -2.0]], np.float32)

@@ -1,12 +1,14 @@
 """Rings to test: rollouts that go on, an update around the ring's functions, and a plain buffer with the same rule."""
 
+from collections.abc import Callable
 import dataclasses
 import functools
 import itertools
 
 import jax
 from jax import numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from podrl.replay.ring import SequenceRing, Sequences
@@ -155,6 +157,41 @@ def run(kind: str, data: int, model: int = 1, updates: int = 10) -> Run:
         small = dataclasses.replace(ring, rows=(), carry=())
         made.rings.append(jax.tree.map(np.array, small))
     return made
+
+
+def envs_of(shape: RingShape, order: np.ndarray, drawn: Drawn) -> np.ndarray:
+    """[K, N] the environments of drawn sequences in the job, from their position in the devices' order."""
+    first = np.arange(shape.batch) // shape.draws * shape.group_size
+    return order[first + drawn.env]
+
+
+def draw_everywhere(kind: str, devices: int, updates: int = 6) -> list[dict[str, list]]:
+    """What updates draw on so many devices, of which each process of a job may have some; whole on each process.
+
+    Returns:
+        For each update [K, N] lists, in the order of the sequences' numbers: the environments in the job, the starts,
+        and the bits of the probabilities.
+    """
+    shape, mesh, order = KINDS[kind], learner_mesh(devices), joined_order(devices)
+    replay, rollouts = make_sequence_replay(mesh, shape, rollout_shape(shape)), Rollouts(shape)
+    timed, split, whole = (NamedSharding(mesh, P(*axes)) for axes in ((None, "data"), ("data",), ()))
+
+    def step(ring: SequenceRing, rollout: Trajectory, seed: jax.Array) -> tuple[SequenceRing, Drawn]:
+        return update(replay, ring, rollout, jax.random.key(seed))[:2]
+
+    def place(sharding: NamedSharding) -> Callable[[np.ndarray], jax.Array]:
+        return lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    jitted, gather = jax.jit(step, donate_argnums=0), jax.jit(lambda drawn: drawn, out_shardings=whole)
+    ring, found = jax.jit(replay.init, out_shardings=replay.sharding)(), []
+    for number in range(updates):
+        rollout = permute(rollouts.make(reopened=number == 4), order).map(place(timed), place(split))
+        ring, drawn = jitted(ring, rollout, number)
+        drawn = jax.device_get(gather(drawn))
+        by_number = np.argsort(drawn.number, axis=-1)
+        fields = {"env": envs_of(shape, order, drawn), "slot": drawn.slot, "bits": drawn.probability.view(np.uint32)}
+        found.append({name: np.take_along_axis(x, by_number, -1).tolist() for name, x in fields.items()})
+    return found
 
 
 class PlainBuffer:

@@ -188,29 +188,36 @@ def test_layouts_know_the_order_of_joined_environments(num_actors, pools, proces
     np.testing.assert_array_equal(joined, layout.joined_indices(devices))
 
 
+LARGE_RINGS = [
+    *(("frames", "sebulba"), ("frames", "anakin"), ("vectors", "sebulba")),
+    pytest.param("vectors", "anakin", marks=pytest.mark.slow),
+]
+
+
 @functools.cache
-def compile_frames(placement):
+def compile_large(seen, placement):
     """An update of a ring that outweighs all else, and the ring's bytes on a device."""
-    overrides = {**RING, "replay__batches": 40, "network__hidden_sizes": (8,)}
+    overrides = {**RING, "replay__batches": {"frames": 40, "vectors": 1000}[seen], "network__hidden_sizes": (8,)}
     if placement == "anakin":
-        config = anakin_config("Breakout-MinAtar", **overrides, topology__updates_per_call=3)
+        env_id = {"frames": "Breakout-MinAtar", "vectors": "CartPole-v1"}[seen]
+        config = anakin_config(env_id, **overrides, topology__updates_per_call=3)
     else:
-        config = make_config("Breakout-v5", **overrides)
+        config = make_config({"frames": "Breakout-v5", "vectors": "Catch-v0"}[seen], **overrides)
     assembly = assemble(config, jax.devices()[:1])
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(assembly.state_shape.replay))
     return assembly.compile().update, size, assembly
 
 
-@pytest.mark.parametrize("placement", ["sebulba", "anakin"])
-def test_the_ring_is_written_in_place(placement):
-    compiled, size, _ = compile_frames(placement)
+@pytest.mark.parametrize(("seen", "placement"), LARGE_RINGS)
+def test_the_ring_is_written_in_place(seen, placement):
+    compiled, size, _ = compile_large(seen, placement)
     memory = compiled.memory_analysis()
     assert memory.temp_size_in_bytes < size / 2
     assert memory.alias_size_in_bytes >= size
 
 
 def test_bytes_are_said_before_anything_is_compiled():
-    _, size, assembly = compile_frames("sebulba")
+    _, size, assembly = compile_large("frames", "sebulba")
     said = describe_replay(assembly.config, assembly.state_shape)
     assert said.startswith("40 batches, each learned from 2 times: ")
     assert f"{size / 2**20:.2f} MiB on each learner device, {size / 2**20:.2f} MiB in the newest checkpoint" in said

@@ -4,17 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from tests.replay.rings import BATCHES, KINDS, PlainBuffer, Rollouts, run
+from tests.replay.rings import BATCHES, KINDS, PlainBuffer, Rollouts, envs_of, run
 
 MESHES = [(1, 1), (2, 1), (4, 2), (8, 1)]
 each_kind = pytest.mark.parametrize("kind", KINDS)
-
-
-def envs_of(kind, made, drawn):
-    """[K, N] the environments of drawn sequences in the job, from their position in the devices' order."""
-    shape = KINDS[kind]
-    first = np.arange(shape.batch) // shape.draws * shape.group_size
-    return made.order[first + drawn.env]
 
 
 def stacked(rows, name):
@@ -31,7 +24,7 @@ def test_sequences_priorities_and_probabilities_are_those_of_a_plain_buffer(kind
     plain, rollouts, checked = PlainBuffer(shape), Rollouts(shape), 0
     for number, drawn in enumerate(made.drawn):
         plain.insert(rollouts.make(reopened=number == 5))
-        envs = envs_of(kind, made, drawn)
+        envs = envs_of(KINDS[kind], made.order, drawn)
         starts = np.vectorize(plain.newest_start)(drawn.slot)
         for k, n in np.ndindex(BATCHES, shape.batch):
             env, start, share = int(envs[k, n]), int(starts[k, n]), drawn.probability[k, n]
@@ -85,7 +78,7 @@ def test_any_number_of_devices_draws_the_same_in_its_own_order(kind, data, model
         for made in (one, many):
             drawn, trajectory = made.drawn[number], made.sequences[number].trajectory
             fields = {
-                "env": envs_of(kind, made, drawn),
+                "env": envs_of(KINDS[kind], made.order, drawn),
                 "slot": drawn.slot,
                 "probability": drawn.probability,
                 "weight": made.weights[number],

@@ -22,7 +22,7 @@ from podrl.runs.replay_pieces import read_pieces, write_pieces
 from podrl.runs.state_arrays import to_array_shapes, to_arrays
 from tests.learning.test_learner import find_collectives, shapes, take_environments
 from tests.replay.rings import BATCHES, KINDS, Rollouts, learner_mesh, rollout_shape
-from tests.replay.test_batches import mesh_of, place
+from tests.replay.test_batches import LARGE_RINGS, mesh_of, place
 from tests.short_runs import anakin_config, make_agent, make_config, random_trajectory, run
 
 SEQUENCES = {
@@ -174,22 +174,25 @@ def test_the_age_of_a_sequence_is_counted_from_its_last_transition():
 
 
 @functools.cache
-def compile_frames(placement):
+def compile_large(seen, placement):
     """An update of a ring that outweighs all else, and the ring's bytes on a device."""
     overrides = {**ROWS, "replay__capacity": 20_000, "network__hidden_sizes": (8,), "replay__groups": 2}
     overrides |= {"actors__unroll_length": 4, "replay__ratio": 0.5}
     if placement == "anakin":
-        config = anakin_config("Breakout-MinAtar", **overrides, topology__updates_per_call=3)
-    else:
+        env_id = {"frames": "Breakout-MinAtar", "vectors": "CartPole-v1"}[seen]
+        config = anakin_config(env_id, **overrides, topology__updates_per_call=3)
+    elif seen == "frames":
         config = make_config("Breakout-v5", **{**overrides, "replay__capacity": 2_000})
+    else:
+        config = make_config("Catch-v0", **overrides)
     assembly = assemble(config, jax.devices()[:1])
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(assembly.state_shape.replay))
     return assembly.compile().update, size, assembly
 
 
-@pytest.mark.parametrize("placement", ["sebulba", "anakin"])
-def test_the_ring_is_written_in_place(placement):
-    compiled, size, _ = compile_frames(placement)
+@pytest.mark.parametrize(("seen", "placement"), LARGE_RINGS)
+def test_the_ring_is_written_in_place(seen, placement):
+    compiled, size, _ = compile_large(seen, placement)
     memory = compiled.memory_analysis()
     assert memory.temp_size_in_bytes < size / 2
     assert memory.alias_size_in_bytes >= size - 1024  # `env_index` is the rollout's.

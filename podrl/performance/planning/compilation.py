@@ -24,10 +24,12 @@ from podrl.experience.schedule import max_lag
 from podrl.learning.fused import FusedLearner
 from podrl.learning.micro_batches import partition_of
 from podrl.learning.programs import make_learner, rollout_shapes
+from podrl.learning.replay import replay_bytes
 from podrl.learning.update_cost import Collective, shard_bytes, tree_bytes
 from podrl.mesh import is_undivided
 from podrl.performance.planning import costs
 from podrl.performance.planning.costs import Cost
+from podrl.performance.planning.hosts import config_of_host
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,7 @@ class RunCosts:
     act: Cost | None  # of one acting step of one pool, on an actor device
     update: Cost  # on a learner device; with environments in the compiled program, everything
     state_bytes: int  # the learner's state, on each learner device
+    replay_bytes: int  # of it, the replay's ring
     parameter_bytes: int  # of all parameters, whole
     upload_bytes: int  # to an actor device for one acting step of one pool
     download_bytes: int  # the actions of that step
@@ -131,9 +134,7 @@ def count(config: Config, *, hosts: int, devices: int, platform: str) -> RunCost
 
     As many CPU devices as a host has must be there to stand for them, whether their `platform` is gpu or cpu.
     """
-    num_envs = config.actors.num_envs
-    check(num_envs % hosts == 0, f"actors.num_envs={num_envs} does not divide over {hosts} processes. Use a multiple.")
-    local = dataclasses.replace(config, actors=dataclasses.replace(config.actors, num_envs=num_envs // hosts))
+    local = config_of_host(config, hosts)
     if platform != "cpu":  # What an accelerator would get where a CPU, which stands for it, gets something else.
         asked = config.topology
         loop = "rolled" if asked.step_loop == "auto" else asked.step_loop
@@ -157,7 +158,7 @@ def count(config: Config, *, hosts: int, devices: int, platform: str) -> RunCost
     collectives = (reduced,) if hosts * host.learners > 1 else ()
     return dataclasses.replace(
         host,
-        config=dataclasses.replace(host.config, actors=config.actors),
+        config=dataclasses.replace(host.config, actors=config.actors, replay=config.replay),
         hosts=hosts,
         layout=dataclasses.replace(host.layout, num_processes=hosts),
         update=dataclasses.replace(
@@ -193,10 +194,9 @@ def _cost_run(
     check(seeds == 1, f"Found topology.seeds={seeds}; a plan is of one seed. Use topology.seeds=1.")
     config, spec, topology, layout = assembly.config, assembly.spec, assembly.topology, assembly.layout
     act, actors, upload, download, rollout = None, 0, 0, 0, 0
-    program: Any
     if config.topology.placement == "anakin":
         environment = make_environment(assembly.source, config.env)
-        program = FusedLearner(config, assembly.agent, environment, spec, topology, assembly.rules, in_loop=in_loop)
+        program: Any = FusedLearner(config, assembly.agent, environment, spec, topology, assembly.rules, in_loop=in_loop)
         traced = program.trace()
     else:
         unroller = make_unroller(config, assembly.agent, spec, layout)
@@ -223,6 +223,7 @@ def _cost_run(
         act=act,
         update=measure(traced, topology.learner.size, state_bytes),
         state_bytes=state_bytes,
+        replay_bytes=replay_bytes(assembly.state_shape),
         parameter_bytes=tree_bytes(assembly.state_shape.params),
         upload_bytes=upload,
         download_bytes=download,

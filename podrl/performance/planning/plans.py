@@ -163,6 +163,7 @@ def plan_to_json(plan: Plan, price_per_chip_hour: float | None) -> dict[str, Any
         "env_steps_per_update": run.config.env_steps_per_update,
         "frames_per_step": run.frames_per_step,
         "state_bytes": run.state_bytes,
+        "replay_bytes": run.replay_bytes,
         "machine": dataclasses.asdict(found.machine),
         "prediction": dataclasses.asdict(found.prediction),
         "synchronous": dataclasses.asdict(found.without_lag),

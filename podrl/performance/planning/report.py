@@ -117,6 +117,8 @@ def _show_memory_of(console: Console, fit: Fit) -> None:
     how = "compiled" if run.compiled else "counted"
     headings = (f"memory of a device ({how})", "state", "rollouts", "temporaries", "all", "there are")
     print_rows(console, headings, rows)
+    if run.replay_bytes:
+        print_lines(console, [f"Of the state: replay {describe_bytes(run.replay_bytes)} on each learner device."])
 
 
 def _conclusions(fit: Fit, slice_: Slice, price_per_chip_hour: float | None) -> Iterator[str]:

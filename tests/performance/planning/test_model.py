@@ -61,6 +61,7 @@ def make_run(**changes):
         "act": Cost(flops=1e6, bytes_accessed=1e5, product_flops=1e6),
         "update": Cost(flops=1e9, bytes_accessed=1e7, collectives=over("all-reduce", 1e6), product_flops=8e9),
         "state_bytes": 10**6,
+        "replay_bytes": 0,
         "parameter_bytes": 10**5,
         "upload_bytes": 10**4,
         "download_bytes": 100,

@@ -9,9 +9,10 @@ import jax
 import pytest
 from rich.console import Console
 
-from configs import impala_atari, impala_catch, ppo_cartpole, ppo_minatar
+from configs import impact_catch, impala_atari, impala_catch, ppo_cartpole, ppo_minatar, r2d2_atari, r2d2_memory
 from podrl.assembly import resolve
 from podrl.config.config import ConfigError
+from podrl.config.units import describe_bytes
 from podrl.performance.planning import report
 from podrl.performance.planning.compilation import compile_for_devices, count
 from podrl.performance.planning.costs import OutOfMemory
@@ -87,6 +88,28 @@ class TestCosts:
         assert many.update.flops > 4 * few.update.flops
         assert many.reductions == 8 * few.reductions
 
+    def test_a_ring_of_sequences_is_shared_by_devices_and_hosts(self):
+        """Each learner device holds its share of the environments' steps, and learns from its share of a batch."""
+        values = make_config(r2d2_memory)
+        one, two, hosts = (
+            count(values, hosts=hosts, devices=devices, platform="cpu") for hosts, devices in ((1, 1), (1, 2), (2, 2))
+        )
+        steps, images = 50_176, 3 * 4  # Of at least 50,000 in whole unrolls; three floats of an observation.
+        assert one.replay_bytes > steps * images
+        assert one.replay_bytes < one.state_bytes
+        assert two.replay_bytes == pytest.approx(one.replay_bytes / 2, rel=0.01)
+        assert hosts.replay_bytes == pytest.approx(one.replay_bytes / 4, rel=0.05)
+        assert hosts.update.flops == pytest.approx(one.update.flops / 4, rel=0.05)
+        assert hosts.config.replay == values.replay
+
+    def test_without_replay_it_takes_nothing(self, catch):
+        assert count(catch, hosts=1, devices=1, platform="cpu").replay_bytes == 0
+
+    def test_a_ring_that_does_not_divide_over_hosts_is_one_clear_line(self):
+        values = make_config(r2d2_memory, **{"replay.groups": 2, "actors.num_envs": 96})
+        with pytest.raises(ConfigError, match=r"replay.batch=64 and replay.groups=2 do not divide over 3 processes"):
+            count(values, hosts=3, devices=1, platform="cpu")
+
     def test_environments_that_do_not_divide_are_one_clear_line(self, catch):
         with pytest.raises(ConfigError, match="num_envs=64 does not divide over 7 processes"):
             count(catch, hosts=7, devices=1, platform="cpu")
@@ -127,6 +150,20 @@ class TestPlan:
             "Rests on",
         ):
             assert part in text
+
+    @pytest.mark.parametrize(
+        ("module", "batches"), [pytest.param(r2d2_atari, 0, marks=pytest.mark.slow), (impact_catch, 4)]
+    )
+    def test_it_names_the_bytes_of_the_replay(self, module, batches):
+        plan = make_plan(make_config(module), parse_slice("h100:4"), ASSUMPTIONS)
+        found = plan_to_json(plan, None)["replay_bytes"]
+        if batches:
+            assert found > batches * plan.found.run.rollout_bytes / plan.found.run.learners * 0.9
+        else:  # Frames of 84 x 84 in tiles of 4 KiB, and four million of them.
+            assert found == pytest.approx(4_000_000 * 7_168 / plan.found.run.learners, rel=0.05)
+        console = Console(record=True, width=1000)
+        report.show_plan(console, plan, price_per_chip_hour=None)
+        assert f"replay {describe_bytes(found)} on each learner device" in console.export_text()
 
     def test_nothing_of_a_tiny_network_reads_as_zero(self, catch):
         console = Console(record=True, width=1000)
