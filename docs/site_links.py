@@ -1,0 +1,42 @@
+"""A hook of MkDocs: pages may link to files outside of docs/, as on GitHub, and the site has these files too."""
+
+import os
+from pathlib import Path
+import re
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parent.parent
+OUTSIDE = ("CONTRIBUTING.md", "README.md", *(f"examples/{path.name}" for path in sorted((ROOT / "examples").glob("*.py"))))
+_LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the files of the clone that pages link to; code becomes a page of its own."""
+    for name in OUTSIDE:
+        text = (ROOT / name).read_text()
+        if name.endswith(".py"):
+            text = f"# {name}\n\n```python\n{text}```\n"
+        files.append(File.generated(config, _site_name(name), content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Turns links that lead out of docs/, or begin outside of it, into links within the site."""
+    here = next((name for name in OUTSIDE if _site_name(name) == page.file.src_uri), f"docs/{page.file.src_uri}")
+
+    def rewrite(match: re.Match[str]) -> str:
+        target = os.path.normpath(os.path.join(os.path.dirname(here), match[1]))
+        if target == "LICENSE":
+            return match[0]
+        place = _site_name(target) if target in OUTSIDE else os.path.relpath(target, "docs")
+        return f"]({os.path.relpath(place, os.path.dirname(page.file.src_uri))}"
+
+    return _LINK.sub(rewrite, markdown)
+
+
+def _site_name(name: str) -> str:
+    """Returns where the site has a file of the clone: `clone/` keeps its names apart from those of docs/."""
+    return f"clone/{name.removesuffix('.py').replace('README', 'readme_of_the_clone')}{'' if name.endswith('.md') else '.md'}"
