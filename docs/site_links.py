@@ -9,7 +9,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
-OUTSIDE = ("CONTRIBUTING.md", "README.md", *(f"examples/{path.name}" for path in sorted((ROOT / "examples").glob("*.py"))))
+OUTSIDE = ("CONTRIBUTING.md", *(f"examples/{path.name}" for path in sorted((ROOT / "examples").glob("*.py"))))
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 
 
@@ -26,10 +26,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turns links that lead out of docs/, or begin outside of it, into links within the site."""
     here = next((name for name in OUTSIDE if _site_name(name) == page.file.src_uri), f"docs/{page.file.src_uri}")
+    if here.endswith(".py"):
+        return markdown
 
     def rewrite(match: re.Match[str]) -> str:
         target = os.path.normpath(os.path.join(os.path.dirname(here), match[1]))
-        if target == "LICENSE":
+        if here.startswith("docs/") and target not in OUTSIDE:
             return match[0]
         place = _site_name(target) if target in OUTSIDE else os.path.relpath(target, "docs")
         return f"]({os.path.relpath(place, os.path.dirname(page.file.src_uri))}"
@@ -39,4 +41,4 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def _site_name(name: str) -> str:
     """Returns where the site has a file of the clone: `clone/` keeps its names apart from those of docs/."""
-    return f"clone/{name.removesuffix('.py').replace('README', 'readme_of_the_clone')}{'' if name.endswith('.md') else '.md'}"
+    return f"clone/{name}" if name.endswith(".md") else f"clone/{name.removesuffix('.py')}.md"
