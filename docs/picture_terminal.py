@@ -5,6 +5,7 @@ python docs/picture_terminal.py --frame 0.45 docs/panel.svg python tools/tpu_lau
 
 import argparse
 import fcntl
+import io
 import os
 import pty
 import re
@@ -34,7 +35,7 @@ def main() -> None:
     if args.frame is not None:
         shown = frames[int(args.frame * (len(frames) - 1))]
     lines = [line for line in shown.strip("\n").split("\n") if line.strip()]
-    console = Console(record=True, width=args.columns, file=open(os.devnull, "w"))
+    console = Console(record=True, width=args.columns, file=io.StringIO())
     console.print(Text.from_ansi("\n".join(lines[: args.lines or None])), soft_wrap=False)
     svg = console.export_svg(title=args.title or " ".join(args.command))
     with open(args.out, "w") as file:

@@ -1,4 +1,4 @@
-"""The docs as a site: it builds without a warning, has every page in its navigation, and asks no other host for anything."""
+"""The docs as a site: it builds without a warning, navigation has every page, and no other host is asked for anything."""
 
 import html.parser
 import importlib.util
