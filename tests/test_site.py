@@ -1,4 +1,4 @@
-"""The docs as a site: it builds without a warning, navigation has every page, and no other host is asked for anything."""
+"""The docs as a site: it builds without a warning, navigation has every page, and other hosts are asked for nothing."""
 
 import html.parser
 import importlib.util
