@@ -89,7 +89,7 @@ def make_offline_control_config(name: str, *, agent: str) -> ml_collections.Conf
     """Returns an agent that learns continuous control from a data set, on Hopper: a million learner steps.
 
     An update has 100 of them, each from 256 transitions. The data set is that of `--config.data.path`, and the one of
-    docs/offline.md by default. Ten greedy episodes are played at every 5,000th learner step.
+    docs/howto/robot_sets.md by default. Ten greedy episodes are played at every 5,000th learner step.
 
     Args:
         name: The config's name.

@@ -3,7 +3,8 @@
 `python tools/tpu_launch.py --config configs/impala_catch_poly.py --env_workers 2`
 
 Two processes step the environments. The learner's process acts for those whose timesteps have come, in batches, with
-the newest parameters. Runs differ from each other, as they depend on timing (`determinism='free'`, docs/workers.md).
+the newest parameters. Runs differ from each other, as they depend on timing
+(`determinism='free'`, docs/howto/serving.md).
 
 Source: Küttler et al. 2019, arXiv:1910.03552.
 """

@@ -8,14 +8,14 @@ import pytest
 
 from tests.processes import ROOT, launch, read_rows
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-ENVIRONMENTS = (ROOT / "docs/environments.md").read_text()
-each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OWN_ENV = (ROOT / "docs/howto/own_environment.md").read_text()
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 def test_the_environment_of_your_own_trains(tmp_path):
-    (program,) = re.findall(r"```python\n(.*?)```", ENVIRONMENTS, re.S)
-    (command,) = re.findall(r"^python tools/tpu_launch.py (.*my_env:.*)$", ENVIRONMENTS, re.M)
+    (program,) = re.findall(r"```python\n(.*?)```", OWN_ENV, re.S)
+    (command,) = re.findall(r"^python tools/tpu_launch.py (.*my_env:.*)$", OWN_ENV, re.M)
     (tmp_path / "my_env.py").write_text(program)
     arguments = [word.replace("configs/", f"{ROOT}/configs/") for word in shlex.split(command)]
     result = launch(*arguments, "--smoke", "--workdir", "run", cwd=tmp_path)
@@ -23,7 +23,7 @@ def test_the_environment_of_your_own_trains(tmp_path):
     assert result.returncode == 0, result.stderr
     assert read_rows(tmp_path / "run")[-1]["learner_steps"] == 6
 
-    (mistake,) = re.findall(r"^(podrl: error: .*my_env.*)$", ENVIRONMENTS, re.M)
+    (mistake,) = re.findall(r"^(podrl: error: .*my_env.*)$", OWN_ENV, re.M)
     misspelt = [word.replace("options.outside", "options.outsid") for word in arguments]
     assert launch(*misspelt, "--smoke", cwd=tmp_path).stderr.strip() == mistake
 

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CODE = sorted(path for folder in ("podrl", "tools", "configs") for path in (ROOT / folder).rglob("*.py"))
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RIDDLES = re.compile(
     r"\b([Nn]obody|[Ss]omebody|[Ww]hoever|[Ee]verybody|for good|but for|be had|in the place of|in vain"
     r"|(go|goes|going|gone|went) on with|gone on\b|from which to go on|wants? to be)\b"

@@ -1,4 +1,7 @@
-"""What the README and docs say to type: every command is understood, and the README's run in their smoke form."""
+"""What the README and docs say to type: every command is understood, and the README's run in their smoke form.
+
+So do the blocks of a page behind a comment `<!-- smoke -->`, one after the other in one folder.
+"""
 
 import importlib
 import os
@@ -13,7 +16,7 @@ from podrl.config.programs import TOOL_FILES
 from tests.processes import LIMIT_S, QUICK_TO_COMPILE, ROOT, environment, start
 
 # Every command on these pages runs in its smoke form; those of the other pages are understood.
-PAGES = ("README.md", "docs/commands.md", "docs/runs.md")
+PAGES = ("README.md", "docs/commands.md", "docs/howto/seeds.md", "docs/howto/evaluate.md")
 TEXT = "\n".join((ROOT / page).read_text() for page in PAGES)
 LAUNCHER = "python tools/tpu_launch.py --config configs/impala_catch.py"
 ATARI = "--config configs/impala_atari.py"
@@ -53,6 +56,12 @@ def shown(page):
             yield re.sub(r"\$\w+", "1", whole.replace("${agent}", "impala"))
 
 
+def marked(page):
+    """The commands of the blocks of a page that are marked to run."""
+    for block in re.findall(r"^<!-- smoke -->\n```\w*\n(.*?)^```", page.read_text(), re.M | re.S):
+        yield from block.replace("\\\n", " ").splitlines()
+
+
 def split(command):
     """(environment variables, the tool's name, its arguments)."""
     before, _, after = command.partition("python tools/")
@@ -61,7 +70,9 @@ def split(command):
 
 
 COMMANDS = list(dict.fromkeys(typed()))
-SHOWN = [(page.stem, each) for page in sorted((ROOT / "docs").glob("*.md")) for each in dict.fromkeys(shown(page))]
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
+MARKED = {page.stem: list(marked(page)) for page in DOCS if list(marked(page))}
+SHOWN = [(page.stem, each) for page in DOCS for each in dict.fromkeys(shown(page))]
 # `tests/launch/test_launcher.py` runs one config for each agent and placement, and puts the others together.
 RUN_ELSEWHERE = r"python tools/tpu_launch.py --config \S+( --help| --smoke)?"
 
@@ -171,6 +182,25 @@ def test_every_command_of_the_readme_runs_in_its_smoke_form(command, tmp_path, r
     if result.returncode == 2 and (missing := re.search(r"pip install \S+", result.stderr)):
         pytest.skip(f"wants {missing[0]}")
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(each, marks=() if each == "index" else pytest.mark.slow) for each in MARKED]
+)
+def test_marked_blocks_run_one_after_the_other(page, tmp_path):
+    """The quick start's training comes before those of other pages, which name its run."""
+    place(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for command in MARKED[page] if page == "index" else [MARKED["index"][0], *MARKED[page]]:
+        small = {"tpu_launch": " --smoke", "evaluate": " --episodes 4"}.get(split(command)[1], "")
+        result = type_in(tmp_path, command + small)
+        # Two runs that differ are told by the exit code of `diff`.
+        assert result.returncode == ("compare_runs" in command), f"{command}\n{result.stdout}\n{result.stderr}"
+
+
+def test_the_quick_start_is_marked():
+    assert {split(each)[1] for each in MARKED["index"]} == {"tpu_launch", "evaluate", "plot", "compare_runs"}
+    assert set(shown(ROOT / "docs/index.md")) == set(MARKED["index"])
 
 
 def test_what_the_commands_of_the_readme_write_does_not_change_the_recorded_commit():

@@ -112,7 +112,7 @@ def load_policy(
         policy: `greedy` takes what the agent rates highest, `sampled` acts as in training.
         env: An environment whose spaces say how observations and actions look; by default they are those of the run's
             own environment where that is Gymnasium's or EnvPool's. Others have podrl's own form
-            (docs/environments.md).
+            (docs/reference/observations.md).
         device: Device to act on; by default JAX's first.
 
     Raises:

@@ -8,8 +8,8 @@ The file is a zip archive of three members:
 
 Both are programs of `jax.export` with the parameters inside, for every platform in `policy.json`, and for any B where
 the network allows it. The carry holds the network's state, frames, the last action, and the keys of a sampled policy.
-Observations and actions have podrl's own form (docs/environments.md); `policy.json` has what turns them into the
-environment's.
+Observations and actions have podrl's own form (docs/reference/observations.md); `policy.json` has what turns them
+into the environment's.
 """
 
 from collections.abc import Callable, Mapping

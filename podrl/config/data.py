@@ -15,7 +15,7 @@ _MOST_STEPS = 2**31 - 1  # Devices count them in 32 bits.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """A data set of recorded episodes that a run learns from; see docs/offline.md.
+    """A data set of recorded episodes that a run learns from; see docs/howto/train_offline.md.
 
     With `data.path` a run is offline: nothing acts in it except its evaluations, every device learns, and
     `total_updates` is its length. The sections `actors`, `replay` and `remote`, and the placement, then have no
@@ -30,7 +30,7 @@ class DataConfig:
             uniform one for its values.
         p_base: added to each weight, which otherwise runs from 0 of the lowest return to 1 of the highest.
         window: rows in memory at most, one more for each episode than it has steps; 0 for all. Samples come from
-            these alone, see docs/offline.md.
+            these alone, see docs/howto/data_memory.md.
         window_episodes: episodes that the window moves on by.
         window_updates: updates after which it does.
         memory: where the rows are: `host`, whose samples go to the devices ahead of their update; `device`, as a whole

@@ -9,7 +9,9 @@ from podrl.mistakes import check
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecordConfig:
-    """Which of a run's experience becomes a data set (docs/offline.md). It changes nothing of what is learned.
+    """Which of a run's experience becomes a data set; it changes nothing of what is learned.
+
+    See docs/howto/record_training.md.
 
     Whole episodes are written as they came from the environments, by a thread of each process.
 

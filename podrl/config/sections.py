@@ -136,7 +136,7 @@ class NetworkConfig:
     Attributes:
         encoder: `resnet` (IMPALA), `nature` (DQN's convolutions), `minatar` (one small convolution) or `mlp`. Of an
             observation of several parts it encodes each image; all other parts are joined, for an `mlp`. An encoder of
-            your own, `my_package.my_module:MyEncoder`, sees a whole observation (docs/extending.md).
+            your own, `my_package.my_module:MyEncoder`, sees a whole observation (docs/howto/own_network.md).
         parts: encoders of parts of an observation that differ from that, as `PART: ENCODER`.
         width: multiplies the channels of `resnet`, `nature` and `minatar`, and the dense layer of the last two.
         hidden_sizes: widths of the layers of `mlp`.

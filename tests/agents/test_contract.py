@@ -24,7 +24,7 @@ from podrl.replay.batches import evenly_weighted
 from podrl.types import ACTION_MASK, VECTOR, EnvSpec, LearnerState, Timestep
 from tests.short_runs import all_resets, make_agent_update, random_trajectory
 
-OWN = os.environ.get("PODRL_AGENTS", "").split()  # Users' agents, see docs/extending.md.
+OWN = os.environ.get("PODRL_AGENTS", "").split()  # Users' agents, see docs/howto/own_algorithm.md.
 AGENTS = OWN or [*(f"podrl.agents.{name}" for name in agent_names()), "tests.agents.minimal", "examples.a2c"]
 SPECS = {
     "vector": EnvSpec(id="vector", observation=jax.ShapeDtypeStruct((6,), jnp.float32), actions=DiscreteActions(3)),

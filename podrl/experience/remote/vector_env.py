@@ -40,7 +40,7 @@ class RemoteVectorEnv(VectorEnv):
     """`B` environments that step in environment workers, here or on other hosts.
 
     Observations and actions have podrl's form: images are [H, W, C], dictionaries are joined, floats of actions in
-    [-1, 1] span the environment's range (docs/environments.md). Environments reset on the next step
+    [-1, 1] span the environment's range (docs/reference/actions.md). Environments reset on the next step
     (`AutoresetMode.NEXT_STEP`): the step after the last of an episode ignores its action, and returns the first
     observation of the next episode, with reward 0.
 
