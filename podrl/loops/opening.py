@@ -133,8 +133,8 @@ def open_seeds(
             )
             reporter, start = stack.enter_context(opened)
         begin = start.counters if start else Counters()
-        evaluator, keep_unfinished = open_evaluator(make_evaluator, alone.config.seed, begin, place.folder, reporter)
-        stack.enter_context(evaluator)
+        opening = open_evaluator(make_evaluator, alone.config.seed, begin, place.folder, reporter)
+        evaluator, keep_unfinished = stack.enter_context(opening)
         services.watchdog.watch(Watched(ledger=evaluator.ledger, doing=evaluator.doing, is_alive=evaluator.is_alive))
         save = functools.partial(in_step, checkpointer, config=to_dict(alone.asked), manifest=own)
         seeds.append(

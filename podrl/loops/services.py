@@ -145,22 +145,25 @@ def prepare_evaluation(assembly: Assembly) -> MakeEvaluator:
     )
 
 
+@contextlib.contextmanager
 def open_evaluator(
     make: MakeEvaluator, seed: int, begin: Counters, folder: epath.Path, reporter: Reporter | None
-) -> tuple[Evaluator, Callable[[Counters], None]]:
+) -> Iterator[tuple[Evaluator, Callable[[Counters], None]]]:
     """Opens the evaluator of a seed that starts at `begin`; one that is off where there is no reporter.
 
-    Returns:
+    Yields:
         It, and what keeps its unfinished evaluations in the folder; to be called before a checkpoint is saved, with the
         counters of that.
     """
     if reporter is None:
-        return OFF, lambda counters: None
+        yield OFF, lambda counters: None
+        return
     has_row = functools.partial(has_row_with, folder, ROW_KEY)
     done = {begin.learner_steps} if has_row(begin.learner_steps) else set()
     kept = UnfinishedEvaluations(folder, begin, has_row)
-    evaluator = make(seed, begun=begin, done=done, write=reporter.write_evaluation, find_unfinished=kept.read)
-    return evaluator, lambda counters: kept.keep(evaluator.unfinished(), counters)
+    with make(seed, begun=begin, done=done, write=reporter.write_evaluation, find_unfinished=kept.read) as evaluator:
+        yield evaluator, lambda counters: kept.keep(evaluator.unfinished(), counters)
+        kept.forget_all_but(evaluator.unfinished())  # Not after an error: one that failed is made again.
 
 
 def agree_on_end(

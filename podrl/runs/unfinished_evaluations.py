@@ -41,6 +41,7 @@ class UnfinishedEvaluations:
         self._folder = workdir / UNFINISHED
         found = self._folder.iterdir() if is_there(self._folder) else ()
         self._updates = {int(match[1]) for path in found if (match := _FILE.fullmatch(path.name))}
+        self._is_read = False
         self._forget({each for each in self._updates if each >= begin.learner_steps or has_row(each)})
 
     def read(self, params: PyTree) -> list[tuple[Counters, PyTree]]:
@@ -49,6 +50,7 @@ class UnfinishedEvaluations:
         Args:
             params: What `Agent.actor_params` returned in this start of the run.
         """
+        self._is_read = True
         read: list[tuple[Counters, PyTree]] = []
         for update in sorted(self._updates):
             try:
@@ -90,7 +92,12 @@ class UnfinishedEvaluations:
                 )
             else:
                 self._updates.add(update)
-        self._forget(self._updates - unfinished.keys())
+        self.forget_all_but(evaluations)
+
+    def forget_all_but(self, evaluations: Sequence[tuple[Counters, PyTree]]) -> None:
+        """Deletes all others than these, which have their rows; none before they were read."""
+        if self._is_read:
+            self._forget(self._updates - {counters.learner_steps for counters, _ in evaluations})
 
     def _path(self, update: int) -> epath.Path:
         return self._folder / f"{update}.npz"

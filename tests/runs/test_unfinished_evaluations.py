@@ -47,6 +47,9 @@ def test_a_file_stays_until_the_evaluation_has_a_row(tmp_path):
     first.keep([(counters(9), params(9)), (counters(10), params(10))], counters(10))
     assert kept(tmp_path) == ["9.npz"]  # Update 10 is in the checkpoint itself.
     second = opened(tmp_path, begin=10)
+    second.keep([], counters(10))  # As in a run that is told to stop before it begins.
+    assert kept(tmp_path) == ["9.npz"]
+    assert len(second.read(params(0))) == 1
     second.keep([(counters(9), params(9))], counters(12))
     assert kept(tmp_path) == ["9.npz"]
     second.keep([], counters(14))
