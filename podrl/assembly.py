@@ -4,10 +4,12 @@ Training, benchmarks and saved runs put a run together here and nowhere else, so
 config. Nothing is compiled, and no environment is open.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 import dataclasses
 import functools
+from types import MappingProxyType
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -21,7 +23,6 @@ from podrl.config.config_dict import as_values, from_config_dict
 from podrl.envs.loading import load_environment
 from podrl.envs.pools.seeds_in_graph import join_seeds
 from podrl.envs.source import Source, make_environment
-from podrl.evaluation.endless import check_evaluation
 from podrl.evaluation.episodes import numbers_of_evaluation
 from podrl.experience.layout import make_layout
 from podrl.experience.remote.actor_programs import check_publishing
@@ -39,13 +40,11 @@ from podrl.learning.seeds import SeedsLearner, check_seeds
 from podrl.learning.sharding import make_split_networks
 from podrl.loops import anakin, offline, sebulba
 from podrl.loops.interface import Assembly, Hooks, Outcome, SeedRun, Services
-from podrl.loops.recorded_start import check_same_data
 from podrl.mesh import ShardingRule, Topology, make_topology
 from podrl.networks.available import make_networks
 from podrl.networks.interface import Networks
-from podrl.runtime.job.agreement import from_first, together
+from podrl.networks.no_effect import check_has_effect
 from podrl.runtime.job.job import ALONE, Job
-from podrl.runtime.watchdog import Watchdog
 from podrl.types import Counters, EnvSpec, PyTree, Snapshot
 
 
@@ -63,6 +62,7 @@ def assemble(
     devices: Sequence[jax.Device] | None = None,
     *,
     watching: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
+    network_before: Mapping[str, Any] = MappingProxyType({}),
 ) -> Assembly:
     """Puts the parts of a run together.
 
@@ -70,9 +70,10 @@ def assemble(
         config: The run's config.
         devices: all devices of the job; by default `jax.devices()`, whose memory the run has to fit.
         watching: a context, told what happens in it, for as long as the environment is imported and tried.
+        network_before: the section `network` that the run had before, if it resumes. Its keys may be without effect.
 
     Raises:
-        ConfigError: if they do not fit.
+        ConfigError: if they do not fit, or a key of `network` has no effect.
     """
     with watching(f"data.path={config.data.path!r}, which it opens"):
         data = open_recorded(config.data.path)
@@ -86,6 +87,7 @@ def assemble(
     layout = make_layout(config, topology)
     check_sequence_replay(config, layout, topology)
     recorded = None if data is None else make_recorded(config, data, spec, topology)
+    check_has_effect(config.network, spec, network_before)
     agent, rules = make_split_agent(config, spec, topology.learner)
     check_publishing(config, agent)
     assembly = Assembly(
@@ -232,19 +234,3 @@ def run(
     if not isinstance(assembly.learner, Learner):
         loop = functools.partial(anakin.run, seeds=seeds)
     return loop(assembly, start=start, hooks=hooks, services=services, job=job, programs=programs)
-
-
-def assemble_job(config: Config, job: Job, on_stall: Callable[[], None]) -> Assembly:
-    """Puts the parts of a run together on every process, and tries whether its evaluations can end.
-
-    Raises:
-        ConfigError: On all processes, if the parts do not fit together on one of them.
-    """
-    with Watchdog(config.watchdog_s, on_stall=on_stall) as watchdog:  # An environment may hang in its constructor.
-        make = functools.partial(assemble, config, watching=watchdog.during)
-        assembly = together(job, "parts of the run", make, config.actors.timeout_s)
-        check_same_data(assembly, job)
-        parts = (assembly.config, assembly.source, assembly.spec)
-        can_end = functools.partial(check_evaluation, *parts, watching=watchdog.during)
-        from_first(job, "evaluation", can_end, timeout_s=config.patience_s)
-    return assembly

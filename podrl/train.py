@@ -17,7 +17,7 @@ import time
 from absl import logging
 from etils import epath
 
-from podrl.assembly import assemble_job, resume_at, run
+from podrl.assembly import resume_at, run
 from podrl.config.commandline import CommandLine
 from podrl.config.config import MISTAKE, Config, ConfigError, check
 from podrl.config.paths import absolute_path, absolute_workdir
@@ -47,7 +47,7 @@ from podrl.runtime.stop_signals import INTERRUPTED, ending_waits
 from podrl.runtime.tool import refuse_module
 from podrl.runtime.watchdog import STALLED
 from podrl.smoke_data import with_smoke_data
-from podrl.starting import set_up_process
+from podrl.starting import assemble_job, set_up_process
 from podrl.types import Counters
 
 
@@ -140,7 +140,7 @@ def train(
     on_stall = functools.partial(tell_of_stall, job, config.watchdog_s)
     config = with_smoke_data(config.with_absolute_data(), place, job, on_stall=on_stall)
     recorded = RecordFolder(absolute_path(config.record.path), is_known=start_anew or holds_run(epath.Path(place)))
-    assembly = assemble_job(config, job, on_stall)
+    assembly = assemble_job(config, job, on_stall, resumes_in=None if start_anew else place)
     check_recording(assembly, recorded, os.path.basename(place), job)
     anew, num_seeds = start_anew or not workdir, config.topology.seeds
     weights = find_weights(init_from, place, assembly.state_shape, job, num_seeds=num_seeds, start_anew=anew)

@@ -1,25 +1,29 @@
 """Studies how throughput scales: runs a grid of points, and writes tables, figures and a report. See `--help`."""
 
 import argparse
-import logging as standard_logging
 import os
 
-from absl import flags as absl_flags
 from absl import logging
 
 from podrl.config.commandline import Parser
 from podrl.config.config import Config, check
-from podrl.config.paths import absolute_workdir
 from podrl.config.programs import start_arguments
 from podrl.config.ranges import LONGEST_S, check_flag
 from podrl.launch.local import visible_gpus
-from podrl.runtime.tables import FORMATS
-from podrl.runtime.tool import check_known, parse_numbers, run_tool
+from podrl.runtime.plain_logging import log_as
+from podrl.runtime.tool import parse_numbers, run_tool, split_overrides
 from podrl.studies.conduct import conduct, conduct_one, report, show_commands
 from podrl.studies.execution import Predict
 from podrl.studies.folder import Folder
-from podrl.studies.grid import SCALINGS, SPLIT, Definition, Machines, Manner, make_axis, split_list
-from podrl.studies.launch_flags import add_launch_flags, launch_values, read_slices
+from podrl.studies.grid import SCALINGS, SPLIT, Definition, Machines, make_axis, split_list
+from podrl.studies.launch_flags import (
+    add_launch_flags,
+    add_manner_flags,
+    launch_values,
+    parse_study,
+    read_manner,
+    read_slices,
+)
 from podrl.studies.places import default_devices
 
 USAGE = """%(prog)s --config impala_catch --workdir runs/study --processes 1,2,4 --seconds 30
@@ -55,24 +59,12 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--steps", type=float, metavar="N", help="env steps of each run (the config's)")
     parser.add_argument("--seconds", type=float, metavar="S", help="of training, after which a run is ended")
     add_launch_flags(parser)
-    parser.add_argument("--dry_run", action="store_true", help="print what would be run, and start nothing")
-    parser.add_argument("--report_only", action="store_true", help="write the report of what there is; run nothing")
-    parser.add_argument("--retry_failed", action="store_true", help="try runs that failed again")
+    add_manner_flags(parser, what="study", changes="go on though the grid was another")
     parser.add_argument("--skip_invalid", action="store_true", help="leave out points that cannot be run")
-    parser.add_argument("--accept_changes", action="store_true", help="go on though the grid was another")
-    parser.add_argument("--silence_s", type=float, default=1800.0, help="how long a run may say nothing (1800)")
-    parser.add_argument("--table", choices=FORMATS, default="csv", help="format of the tables (csv)")
     parser.add_argument("--no_prediction", action="store_true", help="leave out what the planner predicts")
-    parser.add_argument("--point", type=int, help="make one run of a study that was begun, by its number")
-    flags, rest = parser.parse_known_args(argv[1:])
-    check_known(rest, "--config.")
-    for argument in rest:
-        check("=" in argument, f"{argument} needs a value: {argument}=VALUE.")
-    flags.workdir = absolute_workdir(flags.workdir)
-    check_flag("silence_s", flags.silence_s, 0.001, LONGEST_S)
+    flags, rest = parse_study(parser, argv)
     check_flag("seconds", flags.seconds, 0.001, LONGEST_S)
     check_flag("steps", flags.steps, 1, 1e15)
-    check_flag("at_once", flags.at_once, 0, 10**6)
     return flags, rest
 
 
@@ -83,7 +75,7 @@ def define(flags: argparse.Namespace, rest: list[str]) -> Definition:
         ConfigError: if a value is wrong, or flags contradict each other.
     """
     check(flags.config is not None, "No config given. Add --config impala_catch, or a file of your own.")
-    overrides = dict(argument.removeprefix("--config.").split("=", 1) for argument in rest)
+    overrides = split_overrides(rest)
     texts = list(flags.axis)
     if flags.split is not None:
         texts.append(f"{':'.join(SPLIT)}={flags.split}")
@@ -128,14 +120,7 @@ def _machines(flags: argparse.Namespace) -> tuple[Machines, ...]:
 def run(argv: list[str]) -> int:
     """Does what the command line asks for, and returns the exit code."""
     flags, rest = parse(argv)
-    manner = Manner(
-        skip_invalid=flags.skip_invalid,
-        retry_failed=flags.retry_failed,
-        accept_changes=flags.accept_changes,
-        silence_s=flags.silence_s,
-        at_once=flags.at_once,
-        table=flags.table,
-    )
+    manner = read_manner(flags)
     if flags.point is not None:
         return conduct_one(flags.workdir, flags.point, manner)
     if flags.report_only:
@@ -161,21 +146,11 @@ def find_predictor(flags: argparse.Namespace) -> Predict | None:
     return predict
 
 
-def configure_logging() -> None:
-    """Lines of the study's own, on stderr: `[study 12:00:01] text`."""
-    if not absl_flags.FLAGS.is_parsed():
-        absl_flags.FLAGS.mark_as_parsed()
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.INFO)
-    formatter = standard_logging.Formatter("[study %(asctime)s] %(message)s", datefmt="%H:%M:%S")
-    logging.get_absl_handler().setFormatter(formatter)
-
-
 def main(argv: list[str]) -> int:
     """Runs the command line and returns the exit code.
 
     0: every run is complete; 1: some are not, and the last line names them; 2: a mistake in the command or a config,
     and nothing was started; 75 and 130: told to stop, and the same command goes on.
     """
-    configure_logging()
+    log_as("study")
     return run_tool("study", lambda: run(argv), farewell="interrupted; the same command goes on.")

@@ -3,12 +3,8 @@
 import argparse
 from collections.abc import Callable
 import functools
-import logging as standard_logging
 from pathlib import Path
 from typing import Any
-
-from absl import flags as absl_flags
-from absl import logging
 
 from podrl.assembly import resolve
 from podrl.config import commandline
@@ -16,15 +12,21 @@ from podrl.config.commandline import Parser
 from podrl.config.config import check
 from podrl.config.paths import absolute_workdir
 from podrl.config.programs import start_arguments
-from podrl.config.ranges import LONGEST_S, check_flag
 from podrl.evaluation.suites import read_scales, suite_games
-from podrl.runtime.tables import FORMATS
-from podrl.runtime.tool import check_known, parse_numbers, run_tool
+from podrl.runtime.plain_logging import log_as
+from podrl.runtime.tool import parse_numbers, run_tool, split_overrides
 from podrl.studies.conduct import StudyKind, conduct, conduct_one, show_commands
 from podrl.studies.feasibility import as_arguments
 from podrl.studies.folder import Folder
-from podrl.studies.grid import GAME, Axis, Definition, Machines, Manner
-from podrl.studies.launch_flags import add_launch_flags, launch_values, read_slices
+from podrl.studies.grid import GAME, Axis, Definition, Machines
+from podrl.studies.launch_flags import (
+    add_launch_flags,
+    add_manner_flags,
+    launch_values,
+    parse_study,
+    read_manner,
+    read_slices,
+)
 from podrl.studies.places import default_devices
 from podrl.studies.suite_protocol import describe_apart
 from podrl.studies.suite_report import report_suite
@@ -62,21 +64,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--processes", metavar="N", help="processes of each run (1)")
     parser.add_argument("--devices_per_process", metavar="D", help="virtual ones on CPU (1); GPUs")
     add_launch_flags(parser)
-    parser.add_argument("--dry_run", action="store_true", help="print what would be run, and start nothing")
-    parser.add_argument("--report_only", action="store_true", help="write the report of what there is; run nothing")
-    parser.add_argument("--retry_failed", action="store_true", help="try runs that failed again")
-    parser.add_argument("--accept_changes", action="store_true", help="continue with other games or seeds")
-    parser.add_argument("--silence_s", type=float, default=1800.0, help="how long a run may say nothing (1800)")
-    parser.add_argument("--table", choices=FORMATS, default="csv", help="format of the tables (csv)")
-    parser.add_argument("--point", type=int, help="make one run of a suite that was begun, by its number")
-    flags, rest = parser.parse_known_args(argv[1:])
-    check_known(rest, "--config.")
-    for argument in rest:
-        check("=" in argument, f"{argument} needs a value: {argument}=VALUE.")
-    flags.workdir = absolute_workdir(flags.workdir)
+    add_manner_flags(parser, what="suite", changes="continue with other games or seeds")
+    flags, rest = parse_study(parser, argv)
     flags.compare = [absolute_workdir(folder) for folder in flags.compare]
-    check_flag("silence_s", flags.silence_s, 0.001, LONGEST_S)
-    check_flag("at_once", flags.at_once, 0, 10**6)
     return flags, rest
 
 
@@ -88,7 +78,7 @@ def define_suite(flags: argparse.Namespace, rest: list[str]) -> Definition:
     """
     check(flags.config is not None, "No config given. Add --config impala_atari, or a file of your own.")
     check(flags.games is not None, "No games given. Add --games atari5, another suite, or ids of environments.")
-    overrides = dict(argument.removeprefix("--config.").split("=", 1) for argument in rest)
+    overrides = split_overrides(rest)
     for key in overrides:
         check(key not in _TAKEN, f"{key} is what {_TAKEN.get(key)} says in a suite. Use that.")
     seeds = parse_numbers("--seeds", flags.seeds, least=0, distinct=True)
@@ -139,8 +129,7 @@ def _machines(flags: argparse.Namespace) -> Machines:
 def run(argv: list[str]) -> int:
     """Does what the command line asks for, and returns the exit code."""
     flags, rest = parse(argv)
-    names = ("retry_failed", "accept_changes", "silence_s", "at_once", "table")
-    manner = Manner(**{name: getattr(flags, name) for name in names})
+    manner = read_manner(flags)
     folder = Folder(flags.workdir)
     prepare = _scales_writer(flags.scales)
     report = functools.partial(report_suite, compared=flags.compare, prepare=prepare)
@@ -182,21 +171,11 @@ def _check_games(definition: Definition) -> None:
     describe_apart([resolve(commandline.override(base, each)) for each in given], str(definition.score))
 
 
-def _configure_logging() -> None:
-    """Lines of the suite's own, on stderr: `[suite 12:00:01] text`."""
-    if not absl_flags.FLAGS.is_parsed():
-        absl_flags.FLAGS.mark_as_parsed()
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.INFO)
-    formatter = standard_logging.Formatter("[suite %(asctime)s] %(message)s", datefmt="%H:%M:%S")
-    logging.get_absl_handler().setFormatter(formatter)
-
-
 def main(argv: list[str]) -> int:
     """Runs the command line and returns the exit code.
 
     0: every run is complete; 1: some are not, and the last line names them; 2: a mistake in the command or a config,
     and nothing was started; 75 and 130: told to stop, and the same command continues.
     """
-    _configure_logging()
+    log_as("suite")
     return run_tool("suite", lambda: run(argv), farewell="interrupted; the same command continues.")

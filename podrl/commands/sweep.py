@@ -1,11 +1,9 @@
 """Searches a space of config values with Optuna: trials, pruning, best configs, pictures. See `--help`."""
 
 import argparse
-import logging as standard_logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from absl import flags as absl_flags
 from absl import logging
 
 from podrl.config.commandline import Parser
@@ -13,7 +11,8 @@ from podrl.config.config import check
 from podrl.config.config_files import find_config, is_own_config
 from podrl.config.paths import absolute, absolute_workdir
 from podrl.config.ranges import LONGEST_S, check_flag
-from podrl.runtime.tool import check_known, run_tool
+from podrl.runtime.plain_logging import log_as
+from podrl.runtime.tool import parse_with_overrides, run_tool, split_overrides
 
 if TYPE_CHECKING:
     from podrl.studies.sweep_space import Space
@@ -52,10 +51,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--study", help="name in that storage (the folder's)")
     parser.add_argument("--silence_s", type=float, default=1800.0, help="how long a run may say nothing (1800)")
     parser.add_argument("--report_only", action="store_true", help="write the report of what there is; run nothing")
-    flags, rest = parser.parse_known_args(argv[1:place])
-    check_known(rest, "--config.")
-    for argument in rest:
-        check("=" in argument, f"{argument} needs a value: {argument}=VALUE.")
+    flags, rest = parse_with_overrides(parser, argv[:place])
     flags.workdir, flags.launch = absolute_workdir(flags.workdir), tuple(argv[place + 1 :])
     check("://" not in flags.workdir, f"--workdir={flags.workdir}: a sweep's folder is on this machine or shared.")
     check_flag("trials", flags.trials, 1, 10**6)
@@ -115,7 +111,7 @@ def define(flags: argparse.Namespace, rest: list[str], space: "Space") -> "Sweep
     length = base.num_updates if flags.prune_by == "learner_steps" else base.total_env_steps
     return Sweep(
         config=flags.config if is_own_config(flags.config) else absolute(flags.config),
-        overrides=dict(argument.removeprefix("--config.").split("=", 1) for argument in rest),
+        overrides=split_overrides(rest),
         objective=flags.objective or ("evaluate/return" if base.is_offline else "episode/return"),
         direction=flags.direction,
         last_rows=flags.last_rows,
@@ -131,10 +127,5 @@ def main(argv: list[str]) -> int:
     config or the space, or an objective that the first complete run does not have; 75 and 130: told to stop, and the
     same command goes on.
     """
-    if not absl_flags.FLAGS.is_parsed():
-        absl_flags.FLAGS.mark_as_parsed()
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.INFO)
-    formatter = standard_logging.Formatter("[sweep %(asctime)s] %(message)s", datefmt="%H:%M:%S")
-    logging.get_absl_handler().setFormatter(formatter)
+    log_as("sweep")
     return run_tool("sweep", lambda: run(argv), farewell="interrupted; the same command goes on.")

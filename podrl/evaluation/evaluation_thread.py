@@ -68,6 +68,7 @@ class Evaluation:
 
     Attributes:
         counters: counters of the update whose parameters play.
+        params: those parameters, the result of `Agent.actor_params`.
         name: name of the update.
     """
 
@@ -84,7 +85,7 @@ class Evaluation:
             turns: shared with evaluations that may play at the same time.
             whose: ends the update's name, to name one of several seeds.
         """
-        self.counters = counters
+        self.counters, self.params = counters, params
         self.name = f"update {counters.learner_steps}{whose}"
         self._ledger, self._turns = ledger, turns
         self._play = play
@@ -93,7 +94,7 @@ class Evaluation:
         self._progress: tuple[int, int] | None = None  # Finished episodes and steps; none before its turn.
         self._stopping = threading.Event()
         turns.join(self)
-        self._thread = threading.Thread(target=self._run, args=(params,), name="evaluator", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="evaluator", daemon=True)
         self._thread.start()
 
     def join(self, timeout_s: float) -> bool:
@@ -123,7 +124,7 @@ class Evaluation:
         episodes, step = self._progress
         return f"the evaluation of {self.name} has finished {episodes} episodes and is at step {step:,}"
 
-    def _run(self, params: PyTree) -> None:
+    def _run(self) -> None:
         def show_progress(episodes: int, step: int) -> None:
             with self._ledger.spend("log"):
                 self._progress = (episodes, step)
@@ -133,7 +134,10 @@ class Evaluation:
                 self._turns.wait(self, self._stopping)
             self._progress = (0, 0)
             self._episodes = self._play(
-                params, self.counters.learner_steps, show_progress=show_progress, should_stop=self._stopping.is_set
+                self.params,
+                self.counters.learner_steps,
+                show_progress=show_progress,
+                should_stop=self._stopping.is_set,
             )
         except BaseException as error:  # noqa: BLE001 (kept and raised in the main thread)
             self._error = error

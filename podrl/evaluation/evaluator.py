@@ -3,12 +3,11 @@
 Training does not depend on it: the two share no environment, no seed and no key, and the learner waits for an
 evaluation only if the next one is due, or a checkpoint is to be saved. Every evaluation before a checkpoint has its row
 before that checkpoint exists, so a run that resumes there misses none; rows after it are dropped and made again, and so
-is the row of the checkpoint's own update if it is missing. The exception is a run that is told to stop during an
-evaluation: it saves its state at once, and names the evaluation, which gets no row if it belongs to an earlier update
-than that checkpoint.
+is the row of the checkpoint's own update if it is missing. A run that is told to stop during an evaluation does not
+wait for it. What is `unfinished` then is kept beside the checkpoint, and made first when the run resumes.
 """
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +21,8 @@ from podrl.runtime.waiting import Patience
 from podrl.types import Counters, PyTree
 
 ROW_KEY = "evaluate/return"  # Only rows of evaluations have it.
+# (result of `Agent.actor_params`, of the same shapes) -> the counters and parameters of evaluations.
+FindUnfinished = Callable[[PyTree], Sequence[tuple[Counters, PyTree]]]
 _JOIN_S = 10.0
 _POLL_S = 0.05
 
@@ -45,6 +46,7 @@ class Evaluator:
         ledger: Ledger | None = None,
         turns: Turns | None = None,
         whose: str = "",
+        find_unfinished: FindUnfinished = lambda params: (),
     ) -> None:
         """Prepares the evaluator; `add` starts evaluations.
 
@@ -58,6 +60,7 @@ class Evaluator:
             ledger: ledger of the thread; a new one by default.
             turns: shared with evaluators whose evaluations may be due at the same time.
             whose: ends the names of updates in messages, to name one of several seeds.
+            find_unfinished: returns what an earlier start of the run left unfinished; called once, by the first `add`.
         """
         self.ledger = ledger or Ledger("evaluator")
         self._every_updates, self._last_update = every_updates, last_update
@@ -65,7 +68,9 @@ class Evaluator:
         self._timeout_s = timeout_s
         self._play, self._write = play, write
         self._turns, self._whose = turns or Turns(), whose
+        self._find_unfinished: FindUnfinished | None = find_unfinished
         self._running: Evaluation | None = None
+        self._waiting: list[tuple[Counters, PyTree]] = []  # Until it has ended; only where a run stops or resumes.
 
     def __enter__(self) -> "Evaluator":
         return self
@@ -94,42 +99,49 @@ class Evaluator:
 
         Args:
             counters: counters after this update.
-            params: result of `Agent.actor_params`; not donated to anything later.
+            params: result of `Agent.actor_params`; not donated to anything later. Needed at the start of a run, too.
             saves: whether a checkpoint of this update follows.
             should_stop: asked repeatedly during a wait.
 
         Returns:
-            False if `should_stop` ended a wait: then nothing has started.
+            False if `should_stop` ended a wait: then some evaluation is unfinished.
 
         Raises:
             EvaluationError: if an evaluation failed.
             TimeoutError: if an evaluation does not end in time; the message says how far it is.
         """
-        due = self.is_due(counters)
+        due, ended = self.is_due(counters), True
         if due or saves:
-            if not self.settle(should_stop):
-                return False
-        elif self._running is not None and self._running.join(0.0):
-            self._finish(self._running)
+            ended = self.settle(should_stop)
+        else:
+            self._finish_if_ended()
+        if self._find_unfinished is not None:
+            find, self._find_unfinished = self._find_unfinished, None
+            self._waiting.extend(find(params))
         if due:
             self._done.add(counters.learner_steps)
-            self._running = Evaluation(self._play, counters, params, self.ledger, self._turns, self._whose)
-        return True
+            self._waiting.append((counters, params))
+        self._start_next()
+        return ended
+
+    def unfinished(self) -> list[tuple[Counters, PyTree]]:
+        """Returns the counters and parameters of evaluations that are due and have no row yet, in their order."""
+        running = [(self._running.counters, self._running.params)] if self._running else []
+        return running + self._waiting
 
     def settle(self, should_stop: Callable[[], bool] = lambda: False) -> bool:
-        """Waits for a running evaluation and writes it; False if `should_stop` ended the wait. Raises as `add` does."""
-        running, patience = self._running, Patience(self._timeout_s)
-        if running is None:
-            return True
-        while not running.join(min(_POLL_S, left_s := patience.left_s())):
-            if should_stop():
-                return False
-            if not left_s:
-                raise TimeoutError(
-                    f"The learner waited {self._timeout_s:.0f} s for an evaluation: {running.doing()}. If it is this "
-                    "slow, raise evaluate.timeout_s or lower evaluate.episodes."
-                )
-        self._finish(running)
+        """Waits for all that is due and writes it; False if `should_stop` ended the wait. Raises as `add` does."""
+        while (running := self._running) is not None:
+            patience = Patience(self._timeout_s)
+            while not running.join(min(_POLL_S, left_s := patience.left_s())):
+                if should_stop():
+                    return False
+                if not left_s:
+                    raise TimeoutError(
+                        f"The learner waited {self._timeout_s:.0f} s for an evaluation: {running.doing()}. If it is "
+                        "this slow, raise evaluate.timeout_s or lower evaluate.episodes."
+                    )
+            self._finish_if_ended()
         return True
 
     def is_alive(self) -> bool:
@@ -149,11 +161,23 @@ class Evaluator:
             return
         running.stop()
         logging.info("Left undone: %s.", running.doing())
+        for counters, _ in self._waiting:
+            logging.info("Left undone: the evaluation of update %d%s.", counters.learner_steps, self._whose)
         if not running.join(min(self._timeout_s, _JOIN_S)):
             logging.error("The evaluator did not end; leaving without it.")
 
+    def _finish_if_ended(self) -> None:
+        """Writes the running evaluation if it has ended, and starts the next."""
+        if self._running is not None and self._running.join(0.0):
+            ended, self._running = self._running, None
+            self._finish(ended)
+            self._start_next()
+
+    def _start_next(self) -> None:
+        if self._running is None and self._waiting:
+            self._running = Evaluation(self._play, *self._waiting.pop(0), self.ledger, self._turns, self._whose)
+
     def _finish(self, ended: Evaluation) -> None:
-        self._running = None
         try:
             episodes = ended.result()
         except EvaluationError as error:

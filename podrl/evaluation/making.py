@@ -14,7 +14,7 @@ from podrl.envs.source import EvaluationProtocol, Pool, Source, evaluation_proto
 from podrl.evaluation.endless import EndlessGuard
 from podrl.evaluation.episodes import Episodes, numbers_of_evaluation
 from podrl.evaluation.evaluation_thread import Play, Turns
-from podrl.evaluation.evaluator import OFF, Evaluator
+from podrl.evaluation.evaluator import OFF, Evaluator, FindUnfinished
 from podrl.evaluation.play import Player, check_same_interface, make_player
 from podrl.experience.parameters import copy_to
 from podrl.experience.schedule import last_update
@@ -27,7 +27,13 @@ class MakeEvaluator(Protocol):
     """Makes the evaluator of one seed."""
 
     def __call__(
-        self, seed: int, *, begun: Counters, done: Set[int], write: Callable[[Counters, Episodes], None]
+        self,
+        seed: int,
+        *,
+        begun: Counters,
+        done: Set[int],
+        write: Callable[[Counters, Episodes], None],
+        find_unfinished: FindUnfinished = lambda params: (),
     ) -> Evaluator:
         """Makes it.
 
@@ -36,6 +42,7 @@ class MakeEvaluator(Protocol):
             begun: counters at which this start of the run begins.
             done: updates that were evaluated before.
             write: called with the episodes.
+            find_unfinished: returns what an earlier start of the run left unfinished.
         """
         ...
 
@@ -66,7 +73,14 @@ def prepare_evaluators(
     player = _SharedPlayer(lambda: _make_player(config, agent, spec, source, protocol, device))
     turns = Turns(at_once=max(1, available_cores() // 2))
 
-    def make(seed: int, *, begun: Counters, done: Set[int], write: Callable[[Counters, Episodes], None]) -> Evaluator:
+    def make(
+        seed: int,
+        *,
+        begun: Counters,
+        done: Set[int],
+        write: Callable[[Counters, Episodes], None],
+        find_unfinished: FindUnfinished = lambda params: (),
+    ) -> Evaluator:
         ledger = Ledger("evaluator")
         return Evaluator(
             every_updates=config.evaluate.every_updates,
@@ -78,6 +92,7 @@ def prepare_evaluators(
             ledger=ledger,
             turns=turns,
             whose=f" of seed {seed}" if config.topology.seeds > 1 else "",
+            find_unfinished=find_unfinished,
         )
 
     return make

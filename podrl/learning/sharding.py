@@ -28,7 +28,6 @@ from podrl.config.config import Config, ConfigError, TopologyConfig, check
 from podrl.mesh import ShardingRule, find_rule, path_name
 from podrl.networks.available import make_networks
 from podrl.networks.interface import AnyNetwork, Networks
-from podrl.networks.no_effect import check_has_effect
 from podrl.types import EnvSpec, PyTree
 
 # Elements. A style leaves smaller parameters whole: they take little memory, and each would cost a collective.
@@ -58,9 +57,8 @@ def make_split_networks(
         The networks that the agent learns with (see `gather_for_use`), and the rules that lay out its state.
 
     Raises:
-        ConfigError: If `make_sharding_rules` or `make_network` raises it, or a key of `network` has no effect.
+        ConfigError: If `make_sharding_rules` or `make_network` raises it.
     """
-    check_has_effect(config.network, spec)
     networks = make_networks(config.network, spec, layers_are_split=config.topology.model_devices > 1)
     rules = make_sharding_rules(config, learner, params_of(networks))
     return networks.map(lambda network: gather_for_use(network, learner, rules)), rules

@@ -37,7 +37,6 @@ class Evaluations:
         self._job = job
         self._is_on = evaluate.every_updates > 0
         self._patience_s = assembly.config.actors.timeout_s + evaluate.timeout_s
-        self._stopped = False  # Whether the run was to stop in a wait for an evaluation.
         self.is_due = functools.partial(
             is_evaluation_due,
             every_updates=evaluate.every_updates,
@@ -59,24 +58,21 @@ class Evaluations:
             return self._stop.now()
 
         with self._ledger.spend("evaluate" if self._is_on else OTHER):
-            if not self._stopped:
-                self._stopped = not self._evaluator.add(counters, params, saves=saves, should_stop=should_stop)
+            self._evaluator.add(counters, params, saves=saves, should_stop=should_stop)
             if saves or self.is_due(counters):
                 self._await_first()
 
-    def settle(self, counters: Counters) -> bool:
-        """Waits for an evaluation under way, and returns whether all that were due have ended."""
+    def settle(self) -> bool:
+        """Waits for evaluations under way, and returns whether all that were due have ended."""
         with self._ledger.spend("evaluate"):
-            ended = self._evaluator.settle(self._stop.now) and not self._evaluator.is_due(counters)
+            ended = self._evaluator.settle(self._stop.now)
             self._await_first()
         return ended
 
     def make_up(self, counters: Counters, make_params: Callable[[], PyTree]) -> bool:
-        """Evaluates the last update of a run that has made all, if that is missing; returns whether it has ended."""
+        """Makes the evaluations that a run which has made all updates lacks; returns whether they have ended."""
         if self._is_on:  # On all processes, though one evaluates: they hold parts of the parameters.
-            params = make_params()
-            if self._evaluator.is_due(counters):
-                self._evaluator.add(counters, params)
+            self._evaluator.add(counters, make_params())
         with self._ledger.spend("evaluate"):
             ended = self._evaluator.settle(self._stop.now)
             self._await_first()
@@ -151,7 +147,7 @@ class Boundaries:
 
     def settle(self, state: LearnerState, counters: Counters) -> Outcome:
         """Waits for the evaluation of the last update, and returns what the run leaves."""
-        evaluated = self._evaluations.settle(counters)
+        evaluated = self._evaluations.settle()
         rate, is_offline = self._rows.rates.average, self._assembly.config.is_offline
         return Outcome(
             state=state,

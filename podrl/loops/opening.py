@@ -133,15 +133,15 @@ def open_seeds(
             )
             reporter, start = stack.enter_context(opened)
         begin = start.counters if start else Counters()
-        evaluator = open_evaluator(make_evaluator, alone.config.seed, begin, place.folder, reporter)
-        stack.enter_context(evaluator)
+        opening = open_evaluator(make_evaluator, alone.config.seed, begin, place.folder, reporter)
+        evaluator, keep_unfinished = stack.enter_context(opening)
         services.watchdog.watch(Watched(ledger=evaluator.ledger, doing=evaluator.doing, is_alive=evaluator.is_alive))
         save = functools.partial(in_step, checkpointer, config=to_dict(alone.asked), manifest=own)
         seeds.append(
             SeedRun(
                 assembly=alone,
                 start=start,
-                hooks=_with_files(hooks, reporter, place.guard, save),
+                hooks=_with_files(hooks, reporter, place.guard, keep_unfinished, save),
                 services=dataclasses.replace(services, evaluator=evaluator),
             )
         )
@@ -173,7 +173,13 @@ def _note(
         write_facts(place.folder, assembly.asked, manifest)
 
 
-def _with_files(hooks: Hooks, reporter: Reporter | None, guard: FolderGuard, save: Callable[[Snapshot], None]) -> Hooks:
+def _with_files(
+    hooks: Hooks,
+    reporter: Reporter | None,
+    guard: FolderGuard,
+    keep_unfinished: Callable[[Counters], None],
+    save: Callable[[Snapshot], None],
+) -> Hooks:
     """Returns hooks that write rows and checkpoints to a folder; `reporter` is None where another process does."""
 
     def save_guarded(snapshot: Snapshot) -> None:
@@ -181,6 +187,7 @@ def _with_files(hooks: Hooks, reporter: Reporter | None, guard: FolderGuard, sav
         hooks.save(snapshot)  # What was recorded up to here.
         if reporter:
             reporter.before_checkpoint(snapshot)  # A run that resumes from it does not make these rows again.
+        keep_unfinished(snapshot.counters)
         save(snapshot)
 
     write_row = reporter.write_row if reporter else lambda row: None

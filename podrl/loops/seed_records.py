@@ -72,12 +72,12 @@ class SeedRecords:
         return self._rows[0].ended
 
     def begin(self, flight: InFlight, state: FusedState) -> None:
-        """Takes what the loop has in flight and the first state, and evaluates the latter if that is due."""
+        """Takes what the loop has in flight and the first state, and starts the evaluations that are missing so far."""
         for index, (seed, rows) in enumerate(zip(self._seeds, self._rows, strict=True)):
             start = cast(Snapshot, seed.start)
             boundary = Boundaries(seed.assembly, start, rows, flight, seed.hooks, seed.services, self._job)
             self._boundaries.append(boundary)
-            if boundary.needs_params(self._begun):
+            if seed.assembly.config.evaluate.every_updates:
                 seed.services.evaluator.add(self._begun, self._learner.actor_params(state, index))
 
     def enter(self, call: Sequence[Counters], report: Report, end: End) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
+import functools
 import json
 import time
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from podrl.networks.no_effect import describe_unused
 from podrl.networks.observation import encoders_of_parts
 from podrl.runs.folder_guard import FolderGuard
 from podrl.runs.resume import with_clock
+from podrl.runs.unfinished_evaluations import UnfinishedEvaluations
 from podrl.runtime.job.job import Job
 from podrl.runtime.ledger import Ledger
 from podrl.runtime.profiler import Profiler
@@ -143,14 +145,25 @@ def prepare_evaluation(assembly: Assembly) -> MakeEvaluator:
     )
 
 
+@contextlib.contextmanager
 def open_evaluator(
     make: MakeEvaluator, seed: int, begin: Counters, folder: epath.Path, reporter: Reporter | None
-) -> Evaluator:
-    """Returns the evaluator of a seed that starts at `begin`; one that is off where there is no reporter."""
+) -> Iterator[tuple[Evaluator, Callable[[Counters], None]]]:
+    """Opens the evaluator of a seed that starts at `begin`; one that is off where there is no reporter.
+
+    Yields:
+        It, and what keeps its unfinished evaluations in the folder; to be called before a checkpoint is saved, with the
+        counters of that.
+    """
     if reporter is None:
-        return OFF
-    done = {begin.learner_steps} if has_row_with(folder, ROW_KEY, begin.learner_steps) else set()
-    return make(seed, begun=begin, done=done, write=reporter.write_evaluation)
+        yield OFF, lambda counters: None
+        return
+    has_row = functools.partial(has_row_with, folder, ROW_KEY)
+    done = {begin.learner_steps} if has_row(begin.learner_steps) else set()
+    kept = UnfinishedEvaluations(folder, begin, has_row)
+    with make(seed, begun=begin, done=done, write=reporter.write_evaluation, find_unfinished=kept.read) as evaluator:
+        yield evaluator, lambda counters: kept.keep(evaluator.unfinished(), counters)
+        kept.forget_all_but(evaluator.unfinished())  # Not after an error: one that failed is made again.
 
 
 def agree_on_end(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 import dataclasses
+from types import MappingProxyType
 from typing import Any
 
 from podrl.actions import ContinuousActions, HybridActions
@@ -15,11 +16,16 @@ _FOR_NUMBERS = ("squash_actions", "action_scale", "initial_scale")
 _OF_MLPS = ("hidden_sizes", "activation")
 
 
-def check_has_effect(config: NetworkConfig, spec: EnvSpec) -> None:
+def check_has_effect(config: NetworkConfig, spec: EnvSpec, before: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Checks that each key that is not at its default changes something.
 
     Sizes of layers are left to `describe_unused`: config files set them for the network that they begin with, and an
-    override of its kind alone is common.
+    override of its kind alone is common. So are keys that a run had before, as earlier podrls did not refuse them.
+
+    Args:
+        config: The config of the network.
+        spec: One environment.
+        before: The same section as the run that is resumed has it in its `config.json`; empty for a new run.
 
     Raises:
         ConfigError: If one has no effect; the message names what would use it.
@@ -28,18 +34,22 @@ def check_has_effect(config: NetworkConfig, spec: EnvSpec) -> None:
     for key, why in _without_effect(config, spec):
         value = getattr(config, key)
         check(
-            value == defaults[key],
+            value in (defaults[key], before.get(key, defaults[key])),
             f"network.{key}={shown(value)} has no effect: {why} Leave it at {shown(defaults[key])}.",
         )
 
 
 def describe_unused(config: NetworkConfig, spec: EnvSpec) -> str:
-    """Describes sizes of layers that the network does not have, where they are not at their defaults; empty without."""
+    """Describes keys without effect that a run may have, where they are not at their defaults; empty without.
+
+    These are sizes of layers that the network does not have, and keys that a resumed run had before.
+    """
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     # Values of actions that are numbers are MLPs.
     has_mlp = "mlp" in _kinds(config, spec) or isinstance(spec.actions, ContinuousActions)
     why = {} if has_mlp else dict.fromkeys(_OF_MLPS, "there is no MLP")
     why |= {"core_size": "network.core='none'"} if config.core == "none" else {}
+    why |= {key: f"as before: {reason.rstrip('.')}" for key, reason in _without_effect(config, spec)}
     values = {key: getattr(config, key) for key in why}
     unused = [f"network.{key}={shown(value)} ({why[key]})" for key, value in values.items() if value != defaults[key]]
     return f"without effect: {'; '.join(unused)}" if unused else ""

@@ -16,8 +16,10 @@ from podrl.config.paths import is_there, size_bytes
 
 START_ANEW = "--start_anew, which deletes the run's rows and checkpoints"
 CHECKPOINTED = "checkpointed.json"
+UNFINISHED = "unfinished_evaluations"
 _OF_A_RUN = re.compile(
-    r"checkpoints|tensorboard|(checkpointed|config|manifest(-\d+)?)\.json(\.tmp)?|metrics\.jsonl(\.\d+|\.kept|\.moved(\.tmp)?)?"
+    rf"checkpoints|tensorboard|{UNFINISHED}|(checkpointed|config|manifest(-\d+)?)\.json(\.tmp)?"
+    r"|metrics\.jsonl(\.\d+|\.kept|\.moved(\.tmp)?)?"
 )
 # Checkpoints by their update, damaged ones that were renamed, and those that Orbax has not finished.
 _OF_CHECKPOINTS = re.compile(r"\d+|damaged-\d+(-\d+)?|.*\.orbax-checkpoint-tmp.*")

@@ -19,14 +19,14 @@ from podrl.types import FusedState, LearnerState, PyTree
 
 def to_arrays(state: LearnerState) -> dict[str, PyTree]:
     """Returns the state as plain arrays."""
-    return jax.tree.map(_to_words, _named(state))
+    return jax.tree.map(to_words, _named(state))
 
 
 def to_array_shapes(shape: LearnerState) -> dict[str, PyTree]:
     """Returns the shapes of `to_arrays`' result: `jax.ShapeDtypeStruct`s, with the shardings of the state."""
 
     def words(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        found = jax.eval_shape(_to_words, leaf)
+        found = jax.eval_shape(to_words, leaf)
         return jax.ShapeDtypeStruct(found.shape, found.dtype, sharding=leaf.sharding)
 
     return jax.tree.map(words, _named(shape))
@@ -41,7 +41,7 @@ def from_arrays(arrays: Mapping[str, PyTree], shape: LearnerState) -> LearnerSta
     if "learner_step" not in arrays:  # One for each update, in an earlier podrl.
         arrays["learner_step"] = _copy(arrays["step"])
     restored: dict[str, PyTree] = {
-        name: jax.tree.map(_from_words, arrays[name], part)
+        name: jax.tree.map(from_words, arrays[name], part)
         for name, part in _named(shape).items()
         if name in arrays or name != "replay"
     }
@@ -120,11 +120,13 @@ def _flat(tree: PyTree) -> dict[str, Any]:
     return {path.replace("/", "."): leaf for path, leaf in by_path(tree).items()}
 
 
-def _to_words(leaf: jax.Array) -> jax.Array:
+def to_words(leaf: jax.Array) -> jax.Array:
+    """Returns the words of typed keys, and any other array as it is."""
     return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
 
 
-def _from_words(array: jax.Array, shape: jax.ShapeDtypeStruct) -> jax.Array:
+def from_words(array: jax.Array, shape: jax.ShapeDtypeStruct | jax.Array) -> jax.Array:
+    """Returns the array of this shape, whose dtype may be that of typed keys, that `to_words` took apart."""
     return jax.random.wrap_key_data(array) if jnp.issubdtype(shape.dtype, jax.dtypes.prng_key) else array
 
 

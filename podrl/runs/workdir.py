@@ -125,6 +125,13 @@ def read_config_file(workdir: epath.Path) -> dict[str, Any]:
     return values
 
 
+def saved_network(path: str | None) -> Mapping[str, Any]:
+    """Returns the section `network` of the run that a folder holds; empty without a run, or a folder."""
+    folder = epath.Path(path) if path is not None else None
+    found: Mapping[str, Any] = read_config_file(folder).get("network", {}) if folder and holds_run(folder) else {}
+    return found
+
+
 def make_manifest(
     config: Config,
     topology: Topology,

@@ -1,5 +1,6 @@
 """Code that commands share: how they end, and checks of their flags. Imports no JAX."""
 
+import argparse
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import os
@@ -102,6 +103,28 @@ def check_known(arguments: Sequence[str], *prefixes: str) -> None:
     """Raises `ConfigError` unless all arguments that no flag took begin with one of the prefixes."""
     for argument in arguments:
         check(argument.startswith(prefixes), f"Unknown argument {argument!r}. See --help.")
+
+
+def parse_with_overrides(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Parses a command line, and returns its flags and the overrides of a config, `--config.KEY=VALUE`.
+
+    Args:
+        parser: knows the flags.
+        argv: the command line, with the program's name in front.
+
+    Raises:
+        ConfigError: on an unknown argument, or an override without a value.
+    """
+    flags, rest = parser.parse_known_args(argv[1:])
+    check_known(rest, "--config.")
+    for argument in rest:
+        check("=" in argument, f"{argument} needs a value: {argument}=VALUE.")
+    return flags, rest
+
+
+def split_overrides(arguments: Sequence[str]) -> dict[str, str]:
+    """Returns overrides as texts by keys."""
+    return dict(argument.removeprefix("--config.").split("=", 1) for argument in arguments)
 
 
 def check_writable(flag: str, path: Path | None) -> None:

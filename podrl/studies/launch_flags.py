@@ -1,10 +1,16 @@
-"""Flags of the commands that run studies: where the runs are launched, and on what."""
+"""Flags of the commands that run studies: where the runs are launched, on what, and what is done with them."""
 
 import argparse
+from collections.abc import Sequence
+import dataclasses
 
 from podrl.config.config import check
+from podrl.config.paths import absolute_workdir
+from podrl.config.ranges import LONGEST_S, check_flag
 from podrl.launch.options import FLAGS
-from podrl.studies.grid import PLACES, Machines, split_list
+from podrl.runtime.tables import FORMATS
+from podrl.runtime.tool import parse_with_overrides
+from podrl.studies.grid import PLACES, Machines, Manner, split_list
 from podrl.studies.places import launch_flags
 
 
@@ -18,6 +24,42 @@ def add_launch_flags(parser: argparse.ArgumentParser) -> None:
         place = next(place for place in ("slurm", "tpu") if name in launch_flags(place))
         extra = {"action": "store_true"} if FLAGS[name].value is None else {"type": FLAGS[name].kind}
         parser.add_argument(f"--{name}", help=f"{place}: {FLAGS[name].text}", **extra)
+
+
+def add_manner_flags(parser: argparse.ArgumentParser, *, what: str, changes: str) -> None:
+    """Adds the flags that say what is done with the runs.
+
+    Args:
+        parser: Gets them.
+        what: A study, or another name of one.
+        changes: What --accept_changes does.
+    """
+    parser.add_argument("--dry_run", action="store_true", help="print what would be run, and start nothing")
+    parser.add_argument("--report_only", action="store_true", help="write the report of what there is; run nothing")
+    parser.add_argument("--retry_failed", action="store_true", help="try runs that failed again")
+    parser.add_argument("--accept_changes", action="store_true", help=changes)
+    parser.add_argument("--silence_s", type=float, default=1800.0, help="how long a run may say nothing (1800)")
+    parser.add_argument("--table", choices=FORMATS, default="csv", help="format of the tables (csv)")
+    parser.add_argument("--point", type=int, help=f"make one run of a {what} that was begun, by its number")
+
+
+def parse_study(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Returns the flags of a study, its folder as a whole path, and the overrides of its config.
+
+    Raises:
+        ConfigError: if a flag is not known, or a value is wrong.
+    """
+    flags, rest = parse_with_overrides(parser, argv)
+    flags.workdir = absolute_workdir(flags.workdir)
+    check_flag("silence_s", flags.silence_s, 0.001, LONGEST_S)
+    check_flag("at_once", flags.at_once, 0, 10**6)
+    return flags, rest
+
+
+def read_manner(flags: argparse.Namespace) -> Manner:
+    """Returns what the flags say is done with the runs."""
+    names = {field.name for field in dataclasses.fields(Manner)}
+    return Manner(**{name: value for name, value in vars(flags).items() if name in names})
 
 
 def read_slices(flags: argparse.Namespace) -> tuple[Machines, ...]:

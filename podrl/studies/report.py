@@ -1,14 +1,13 @@
-"""The report of a study: one HTML file that needs nothing beside it, neither network nor other files."""
+"""The report of a study on how a config scales."""
 
-import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from string import Template
 from typing import Any
 
-from podrl.config.programs import shell_command
 from podrl.studies.conclusions import caveats, conclude, with_interval
 from podrl.studies.folder import WORDS
+from podrl.studies.page import embed, fill_page, tabulate, wrap_each
 from podrl.studies.summary import PointSummary, RunRecord
 
 CAPTIONS = {
@@ -19,45 +18,12 @@ CAPTIONS = {
     "time": "Where the time of the threads goes; 2x4 are two processes of four devices each. Light grey is waiting: "
     "<code>wait_rollouts</code>, the learner for actors; <code>wait_params</code>, actors for the learner.",
 }
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto; padding: 0 1.5rem; }
-h1 { font-size: 1.7rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-.answer { background: #f3f6fa; border-left: 4px solid #4c72b0; padding: .6rem 1.2rem; }
-.failed { background: #fdf1f0; border-left: 4px solid #c44e52; padding: .6rem 1.2rem; }
-figure { margin: 1.5rem 0; } img { max-width: 100%; } figcaption, .note { color: #555; font-size: .9rem; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid #e3e3e3; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } thead th { border-bottom: 2px solid #999; }
-pre, code { background: #f5f5f5; font-size: .85rem; } pre { padding: .8rem; white-space: pre-wrap; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.2rem; } dt { color: #555; } dd { margin: 0; }
-"""
-_PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>$title</title>
-<style>$style</style>
-</head>
-<body>
-<h1>$title</h1>
-<p class="note">$subtitle</p>
-<div class="answer">$answer</div>
-$failed
-$figures
+_FOUND = Template("""$figures
 <h2>Points</h2>
 <div class="wide">$table</div>
 <p class="note">$files</p>
 <h2>How to read this</h2>
-<ul>$caveats</ul>
-<h2>What was run</h2>
-<dl>$facts</dl>
-<h2>To reproduce it</h2>
-<p>With podrl at that commit, or of that version, and with those libraries:</p>
-<pre>$command</pre>
-<p>The same command with the same folder goes on where a study was stopped, and does again only what is missing.</p>
-</body>
-</html>
-""")
+<ul>$caveats</ul>""")
 
 
 def make_page(
@@ -73,19 +39,21 @@ def make_page(
     starts, definition, config = manifest["starts"], manifest["definition"], manifest["config"]
     answer = conclude(summaries, starts[0], platform, definition["place"])
     notes = caveats(records, summaries, definition["seeds"], starts)
-    title = f"How {config['name']} on {config['env']['id']} scales"
-    return _PAGE.substitute(
-        title=escape(title),
-        style=STYLE,
-        subtitle=escape(_subtitle(records, starts[0]["started"])),
-        answer=wrap_each("p", filter(None, answer)),
-        failed=list_failures(records, manifest["invalid"]),
+    listed = "Every run, with all that was measured, is a row of {}; these points are in {}.".format(*files)
+    found = _FOUND.substitute(
         figures="".join(embed(name, image, CAPTIONS[name]) for name, image in figures.items()),
-        table=_table(summaries),
-        files=escape("Every run, with all that was measured, is a row of {}; these points are in {}.".format(*files)),
+        table=tabulate([_cells(summary) for summary in summaries]),
+        files=escape(listed),
         caveats=wrap_each("li", notes),
+    )
+    return fill_page(
+        manifest,
+        records,
+        title=f"How {config['name']} on {config['env']['id']} scales",
+        subtitle=_subtitle(records, starts[0]["started"]),
+        answer=filter(None, answer),
+        found=found,
         facts=_facts(manifest),
-        command=escape(shell_command(starts[0]["argv"])),
     )
 
 
@@ -94,40 +62,6 @@ def _subtitle(records: Sequence[RunRecord], begun: str) -> str:
     points = len({record.trial.point.name for record in records})
     counts = [f"{words.count(word)} {word}" for word in WORDS if word in words]
     return f"{points} points, {len(words)} runs: {', '.join(counts)}. Begun {begun}."
-
-
-def list_failures(records: Sequence[RunRecord], invalid: Sequence[Mapping[str, str]]) -> str:
-    """What is not complete, and why; empty if all runs are."""
-    items = []
-    for record in records:
-        facts, word = record.status.facts, record.status.word
-        why = f", exit code {facts['exit_code']}: {facts['text']}" if word == "failed" else ""
-        items += [f"{record.trial.name}: {word}{why}"] if word != "complete" else []
-    items += ["{name}: left out: {reason}".format(**each) for each in invalid]
-    return f'<h2>What is missing</h2><div class="failed"><ul>{wrap_each("li", items)}</ul></div>' if items else ""
-
-
-def embed(name: str, image: bytes, caption: str) -> str:
-    """A figure with its picture inside, and a caption, which may have tags."""
-    source = f"data:image/png;base64,{base64.b64encode(image).decode()}"
-    return f'<figure><img alt="{name}" src="{source}"><figcaption>{caption}</figcaption></figure>'
-
-
-def _table(summaries: Sequence[PointSummary]) -> str:
-    """A row for each point."""
-    return tabulate([_cells(summary) for summary in summaries])
-
-
-def tabulate(rows: Sequence[Mapping[str, str]]) -> str:
-    """A table of these rows, which have the same columns; those that all leave empty are left out."""
-    columns = [name for name in (rows[0] if rows else ()) if any(row[name] for row in rows)]
-    body = "".join(f"<tr>{wrap_each('td', (row[name] for name in columns))}</tr>" for row in rows)
-    return f"<table><thead><tr>{wrap_each('th', columns)}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def wrap_each(tag: str, texts: Iterable[str]) -> str:
-    """The texts, each in a tag of its own."""
-    return "".join(f"<{tag}>{escape(text)}</{tag}>" for text in texts)
 
 
 def _cells(summary: PointSummary) -> dict[str, str]:
@@ -147,33 +81,13 @@ def _cells(summary: PointSummary) -> dict[str, str]:
     }
 
 
-def _facts(manifest: Mapping[str, Any]) -> str:
-    starts, definition, config = manifest["starts"], manifest["definition"], manifest["config"]
+def _facts(manifest: Mapping[str, Any]) -> dict[str, str]:
+    definition, config = manifest["definition"], manifest["config"]
     limits = [f"{definition['steps']:,} env steps"] if definition["steps"] is not None else []
     limits += [f"{definition['seconds']:g} s of training"] if definition["seconds"] is not None else []
-    facts = {
+    return {
         "config": f"{definition['config']}: {config['agent']['name']} on {config['env']['id']}",
         "each run": " or ".join(limits) or f"{config['total_env_steps']:,} env steps, as the config says",
         "seeds": ", ".join(map(str, definition["seeds"])),
         "launched": {"local": "on this machine", "slurm": "by SLURM", "tpu": "on TPU slices"}[definition["place"]],
     }
-    return define_terms(facts | describe_starts(starts))
-
-
-def describe_starts(starts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """When, where and with what a study was started, for people; `starts` are those of the manifest."""
-    names = ("started", "host", "processor", "cores", "load_average", "platform", "commit", "python", "versions")
-    found = {name: dict.fromkeys(_show(start[name]) for start in starts) for name in names}
-    return {name.replace("_", " "): "; ".join(texts) for name, texts in found.items()}
-
-
-def define_terms(facts: Mapping[str, str]) -> str:
-    """The facts as terms and their descriptions."""
-    return "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
-
-
-def _show(value: Any) -> str:
-    """A fact of a start: `jax 0.10.2, numpy 2.3.1`, `0.6`, `2`."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {version}" for name, version in value.items())
-    return f"{value:.1f}" if isinstance(value, float) else str(value)

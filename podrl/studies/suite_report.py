@@ -8,7 +8,6 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from podrl.config.programs import shell_command
 from podrl.evaluation.suites import scale_sources
 from podrl.mistakes import shorten
 from podrl.runtime.tables import encode_table
@@ -16,15 +15,7 @@ from podrl.studies.conclusions import with_interval
 from podrl.studies.conduct import REPORT, tell_end
 from podrl.studies.folder import WORDS, Folder
 from podrl.studies.grid import Manner
-from podrl.studies.report import (
-    STYLE,
-    define_terms,
-    describe_starts,
-    embed,
-    list_failures,
-    tabulate,
-    wrap_each,
-)
+from podrl.studies.page import define_terms, embed, fill_page, tabulate, wrap_each
 from podrl.studies.suite_figures import draw_suite
 from podrl.studies.suite_scores import SuiteScores, check_comparable, find_scales, read_suite
 from podrl.studies.suite_statistics import AGGREGATES, estimate_over_games
@@ -39,19 +30,7 @@ _CAPTIONS = {
     "games. Bands are 95 % intervals; published scores are dashed. The higher curve is the better.",
     "games": "Each game. Dots are seeds, strokes their means; 0 is random play, 1 the reference.",
 }
-_PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>$title</title>
-<style>$style</style>
-</head>
-<body>
-<h1>$title</h1>
-<p class="note">$subtitle</p>
-<div class="answer">$answer</div>
-$failed
-<h2>Over all games</h2>
+_FOUND = Template("""<h2>Over all games</h2>
 <div class="wide">$aggregates</div>
 $figures
 <h2>Each game</h2>
@@ -62,16 +41,7 @@ $figures
 <h2>How to read this</h2>
 <ul>$caveats</ul>
 <h2>Published scores and scales</h2>
-<dl>$sources</dl>
-<h2>What was run</h2>
-<dl>$facts</dl>
-<h2>To reproduce it</h2>
-<p>With podrl at that commit, or of that version, and with those libraries:</p>
-<pre>$command</pre>
-<p>The same command with the same folder continues where it was stopped, and does again only what is missing.</p>
-</body>
-</html>
-""")
+<dl>$sources</dl>""")
 
 
 def report_suite(
@@ -125,12 +95,7 @@ def _make_page(
     sources = {each.name: f"{each.protocol}. {each.source}" for each in standing.baselines}
     names = {scale.name for scale in standing.scales.values()}
     sources |= {f"scale: {name}": text for name, text in scale_sources().items() if name in names}
-    return _PAGE.substitute(
-        title=escape(f"{suite.name} on {len(suite.games)} games"),
-        style=STYLE,
-        subtitle=escape(f"{len(words)} runs{several}: {counts}. Begun {starts[0]['started']}."),
-        answer=wrap_each("p", _answer(standing)),
-        failed=list_failures(suite.records, manifest["invalid"]),
+    found = _FOUND.substitute(
         aggregates=tabulate(_aggregate_cells(standing)),
         figures="".join(embed(name, image, _CAPTIONS[name]) for name, image in figures.items()),
         games=tabulate([_game_cells(standing, game) for game in suite.games]),
@@ -139,8 +104,15 @@ def _make_page(
         protocol=define_terms(_describe_protocols(suite)),
         caveats=wrap_each("li", _caveats(standing)),
         sources=define_terms(sources),
-        facts=define_terms(facts | describe_starts(starts)),
-        command=escape(shell_command(starts[0]["argv"])),
+    )
+    return fill_page(
+        manifest,
+        suite.records,
+        title=f"{suite.name} on {len(suite.games)} games",
+        subtitle=f"{len(words)} runs{several}: {counts}. Begun {starts[0]['started']}.",
+        answer=_answer(standing),
+        found=found,
+        facts=facts,
     )
 
 

@@ -378,8 +378,11 @@ class TestGoingOn:
         assert not outcome.finished
         assert whole_steps(tmp_path) == [10]
         assert "Left undone: the evaluation of update 9" in caplog.text
+        assert "Left undone: the evaluation of update 10" in caplog.text
+        assert [path.name for path in (tmp_path / "unfinished_evaluations").iterdir()] == ["9.npz"]
         assert train.train(config, workdir=str(tmp_path)).finished
-        assert evaluated_updates(tmp_path) == [10]
+        assert evaluated_updates(tmp_path) == [9, 10]
+        assert not list((tmp_path / "unfinished_evaluations").iterdir())
 
     def once_evaluating_after(self, folder, update):
         """Whether that update has its row and an evaluation is under way."""

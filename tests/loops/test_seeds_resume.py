@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import threading
 import time
 
 import jax
@@ -11,12 +12,15 @@ import pytest
 
 from podrl import train
 from podrl.config.config import ConfigError
-from podrl.evaluation.evaluation_thread import EvaluationError
+from podrl.evaluation import making
+from podrl.evaluation.evaluation_thread import EvaluationError, Turns
 from podrl.runs import checkpoint
 from podrl.runs.checkpoint import Checkpointer
 from podrl.runs.checkpoint_arrays import whole_steps
 from podrl.runs.checkpoint_errors import CheckpointError
+from podrl.runtime.waiting import Stopped
 from tests.loops.seeds import FIRST, NUM, check_same, folders, seeds_config, words
+from tests.processes import read_rows
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -195,3 +199,39 @@ def test_a_seed_more_cannot_join(straight_seeds, tmp_path):
         train.train(more, workdir=str(tmp_path / "run"))
     with pytest.raises(ConfigError, match=r"seed-8 cannot begin where seed-5, seed-6, seed-7 resume"):
         train.train(more, workdir=str(tmp_path / "run"), accept_changes=True)
+
+
+class NoTurn(Turns):
+    """Lets no evaluation play."""
+
+    def wait(self, one, stopping):
+        stopping.wait()
+        raise Stopped
+
+
+def evaluations(folder):
+    rows = [row for row in read_rows(folder) if "evaluate/return" in row]
+    return sorted((row["learner_steps"], row["env_steps"], row["evaluate/return"]) for row in rows)
+
+
+@pytest.mark.slow
+def test_each_seed_makes_the_evaluation_that_a_stop_has_interrupted(tmp_path, monkeypatch):
+    config = seeds_config(evaluate__every_updates=3, evaluate__episodes=5)
+    train.train(config, workdir=str(tmp_path / "straight"))
+    asked = []
+
+    def stop_code():  # Once the checkpoint of update 4 waits for the evaluation of update 3.
+        asked.extend(thread for thread in threading.enumerate() if thread.name == "evaluator")
+        return 75 if len(asked) > 5 * NUM else 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(making, "Turns", NoTurn)
+        assert train.train(config, workdir=str(tmp_path), stop_code=stop_code).counters.learner_steps == 4
+    for own in folders(tmp_path):
+        assert [path.name for path in (own / "unfinished_evaluations").iterdir()] == ["3.npz"]
+        assert evaluations(own) == []
+    assert train.train(config, workdir=str(tmp_path)).finished
+    for own, other in zip(folders(tmp_path), folders(tmp_path / "straight"), strict=True):
+        assert [update for update, *_ in evaluations(own)] == [3, 6, 9, 12]
+        assert evaluations(own) == evaluations(other)
+        assert not list((own / "unfinished_evaluations").iterdir())

@@ -12,7 +12,9 @@ import json
 import os
 from pathlib import Path
 import shutil
+import sqlite3
 import struct
+import subprocess
 import sys
 import time
 from types import SimpleNamespace
@@ -183,10 +185,6 @@ def test_rows_that_a_resume_makes_again_are_skipped_and_later_ones_follow(tracke
 def test_an_export_that_is_killed_is_completed_by_the_next(tracker, run, tmp_path):
     write_rows(run, range(10, 1001, 10))
     write_json(run / "config.json", to_dict(make_config(total_env_steps=2000 * 32)))  # So it waits for more.
-    if tracker == "mlflow":  # Its own database is broken by a kill while MLflow makes it.
-        import mlflow
-
-        mlflow.MlflowClient().create_experiment("test")
     with running("--to", tracker, run, "--follow", cwd=tmp_path, program=PROGRAM) as process:
         begun = {
             "trackio": "trackio/test.db",
@@ -199,6 +197,38 @@ def test_an_export_that_is_killed_is_completed_by_the_next(tracker, run, tmp_pat
     write_rows(run, [1010])
     assert send(tracker, run) == 0
     assert points(tracker, "loss/total") == [(update, 1.0 + update) for update in range(10, 1011, 10)]
+
+
+@pytest.mark.parametrize("tracker", [with_package("mlflow")])
+@pytest.mark.parametrize("left", ["empty", "tables", "killed"])
+def test_a_database_that_was_left_unfinished_is_made_anew(tracker, left, run, tmp_path, caplog):
+    """MLflow makes its tables one after the other; a process of its own may have been killed meanwhile."""
+    path = tmp_path / "mlflow.db"
+    if left == "killed":
+        making = "import mlflow; mlflow.MlflowClient().search_experiments()"
+        with subprocess.Popen([sys.executable, "-c", making], cwd=tmp_path) as process:
+            wait_for(lambda: path.exists() and path.stat().st_size > 100_000, process)
+            process.kill()
+    else:
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            database.execute("CREATE TABLE runs (id)" if left == "empty" else "CREATE TABLE experiments (id)")
+    write_rows(run, [10, 20])
+    assert send(tracker, run) == 0
+    assert points(tracker, "loss/total") == [(10, 11.0), (20, 21.0)]
+    assert f"{path} was left unfinished by a process that ended while MLflow made it" in caplog.text
+    assert (tmp_path / "mlflow.db.unfinished").exists()
+    assert send(tracker, run) == 0
+    assert caplog.text.count("was left unfinished") == 1
+    assert not list(tmp_path.glob(".mlflow.db*"))
+
+
+@pytest.mark.parametrize("tracker", [with_package("mlflow")])
+def test_a_database_that_cannot_be_written_is_told_in_one_line(tracker, run, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/none/mlflow.db")
+    assert send(tracker, run) == 2
+    (line,) = [each for each in capsys.readouterr().err.splitlines() if "error" in each]
+    assert line.startswith("export: error: MLflow cannot be written: ")
+    assert line.endswith("Look at MLFLOW_TRACKING_URI.")
 
 
 @each_tracker

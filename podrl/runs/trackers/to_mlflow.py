@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 import re
+import sqlite3
 from typing import Any
 
 from podrl.config.config import ConfigError
 from podrl.runs.trackers.items import Item, TrackedRun, read_marks
+from podrl.runs.trackers.mlflow_database import prepare_database
 
 _TAG = "podrl.run_id"
 _MOST_METRICS, _MOST_PARAMS, _LONGEST_PARAM = 1000, 100, 6000  # In one request; MLflow's own limits.
@@ -17,13 +19,15 @@ def open_run(run: TrackedRun, project: str) -> "MlflowRun":
     Raises:
         ConfigError: If MLflow's store or server cannot be reached.
     """
-    from mlflow.exceptions import MlflowException
+    import mlflow
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
+        prepare_database(mlflow.get_tracking_uri())
         return MlflowRun(run, project)
-    except MlflowException as error:
-        text = " ".join(str(error).split())
-        raise ConfigError(f"MLflow cannot be written: {text} Look at MLFLOW_TRACKING_URI.") from error
+    except (mlflow.MlflowException, SQLAlchemyError, OSError, sqlite3.Error) as error:
+        text = " ".join(str(getattr(error, "orig", None) or error).split())  # SQLAlchemy's own text has whole queries.
+        raise ConfigError(f"MLflow cannot be written: {text.rstrip('.')}. Look at MLFLOW_TRACKING_URI.") from error
 
 
 class MlflowRun:
