@@ -25,7 +25,7 @@ from podrl.envs.source import JaxEnvironment
 from podrl.experience.in_graph_unroll import EnvironmentsState, InGraphUnroller, check_first_timestep
 from podrl.experience.layout import make_layout
 from podrl.experience.unroll import Unroller
-from podrl.learning.fused_report import Report, FusedUpdate, empty_report, enter_update, report_sharding
+from podrl.learning.fused_report import FusedUpdate, Report, empty_report, enter_update, report_sharding
 from podrl.learning.learner import Learner
 from podrl.learning.micro_batches import runs_in_loops
 from podrl.learning.replay import make_replay
