@@ -1,12 +1,12 @@
-"""A masked run learns what one with an infinite penalty on the logits of forbidden moves does, bit for bit."""
+"""A masked run learns what one with an infinite penalty on the logits of forbidden moves does.
+
+With jax 0.10 they are equal bit by bit; with 0.12 XLA fuses both otherwise, and they differ by rounding.
+"""
 
 from jax import numpy as jnp
 import pytest
 
 from tests.short_runs import facts, make_config, run
-
-# Recorded logits, and so the hash of what was learned from, are -inf in one run and very small in the other.
-DIFFERENT = {"fingerprint", "fingerprint/batch"}
 
 
 def penalize(policy, params, mask):
@@ -29,4 +29,5 @@ def test_a_mask_is_an_infinite_penalty(monkeypatch, agent):
     _, penalized = run(config)
     assert names
     for row, expected in zip(facts(penalized), facts(masked), strict=True):
-        assert {**row, **dict.fromkeys(DIFFERENT)} == {**expected, **dict.fromkeys(DIFFERENT)}
+        numbers = {name: number for name, number in expected.items() if not name.startswith("fingerprint")}
+        assert {name: row[name] for name in numbers} == pytest.approx(numbers, rel=1e-3, abs=1e-6, nan_ok=True)

@@ -137,7 +137,8 @@ def test_compares_two_configs_in_turns(tmp_path, monkeypatch, capsys, fast_yards
     monkeypatch.setattr(measure, "time_end_to_end", time_and_note)
     one_device = [f"--config.topology.{who}_devices_per_process=1" for who in ("actor", "learner")]
     arguments = ["--repeats", "2", "--seconds", "0.05", "--json", "report.json", "--smoke", *one_device]
-    arguments += ["--config.network.hidden_sizes=(8,)", "--config.actors.env_threads=1", "--config.env.options.height=8"]
+    arguments += ["--config.network.hidden_sizes=(8,)", "--config.actors.env_threads=1"]
+    arguments += ["--config.env.options.height=8"]
     arguments += ["--compare", CATCH, "--other.actors.env_threads=2"]  # By which their programs are the same.
     assert tool.main(["benchmark.py", "--config", CATCH, *arguments]) == 0
 
