@@ -17,6 +17,7 @@ from podrl.envs.seeds import env_seeds
 from podrl.ops.keys import EVALUATE
 from podrl.runtime.machine import jax_plugins
 from tests.api.short import train
+from tests.envs import jax_sides
 from tests.envs.sides import Limited
 from tests.processes import LIMIT_S, ROOT, environment
 from tools import evaluate
@@ -130,6 +131,27 @@ def test_a_single_environment_of_parts_gets_its_own_choices_and_units(runs):
         observation, reward, ended, _, _ = env.step(actions[-1])
         assert reward <= 1
     assert {int(action["side"]) for action in actions} <= {5, 6}
+
+
+@pytest.mark.slow
+def test_a_jax_environment_with_parts_and_a_mask_plays_in_podrls_own_form(tmp_path):
+    settings = {"env__id": "aim", "env__source": "tests.envs.jax_sides", "network__encoder": "minatar"}
+    train(tmp_path / "run", network__hidden_sizes=(8,), **settings)
+    report = tmp_path / "report.json"
+    arguments = ["--workdir", tmp_path / "run", "--episodes", EPISODES, "--policy", "sampled", "--json", report]
+    assert evaluate.main(["evaluate.py", *map(str, arguments)]) == 0
+    policy = podrl.load_policy(tmp_path / "run", policy="sampled")
+    policy.reset(EPISODES, seed=SEED)
+    seeds = env_seeds((SEED, 0, EVALUATE), range(EPISODES))
+    pool = jax_sides.make_pool(policy.run.config.env, seeds=seeds, num_threads=1)
+    timestep, returns = pool.reset(), np.zeros(EPISODES)
+    for _ in range(4):
+        pool.send(policy.act(timestep.observation, first=timestep.first))
+        timestep = pool.recv()
+        returns += timestep.reward
+    expected = json.loads(report.read_text())["policies"]["sampled"]["returns"]
+    np.testing.assert_allclose(returns, expected, rtol=1e-6)
+    assert 0 < returns.max() <= 4
 
 
 def test_the_carry_matters_and_an_opening_forgets_it(runs):
