@@ -81,7 +81,8 @@ def draw(env_id, rng, shape):
         seen = rng.normal(size=(*shape, *gymnasium.make(env_id).observation_space.shape)).astype(np.float32)
         return list(seen), {"": seen}
     image, switch = rng.integers(256, size=(*shape, 12, 12, 1)).astype(np.uint8), rng.integers(2, size=shape)
-    mask = rng.random((*shape, 3)) < 0.6  # Some allow nothing, as where an episode has ended.
+    mask = rng.random((*shape, 3)) < 0.6
+    mask[1:3] = False  # As where an episode has ended.
     raw = [
         {"image": pixels, "switch": on, "action_mask": allowed.astype(np.int8)}
         for pixels, on, allowed in zip(image, switch, mask, strict=True)
