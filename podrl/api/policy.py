@@ -7,7 +7,7 @@ import gymnasium
 import jax
 import numpy as np
 
-from podrl.api.border import Border, allow_all_where_none_is, check_batch, gymnasium_border, plain_border
+from podrl.api.border import Border, add_mask, allow_all_where_none_is, check_batch, gymnasium_border, plain_border
 from podrl.config.config import ConfigError, check_one_of
 from podrl.config.paths import absolute
 from podrl.config.user_modules import add_working_folder
@@ -61,7 +61,7 @@ class Policy:
         self._keys = episode_keys(seed, stream, size, self._device)
         self._step = 0
 
-    def act(self, observation: Any, *, first: Any = None, reward: Any = None) -> Any:
+    def act(self, observation: Any, *, first: Any = None, reward: Any = None, info: Any = None) -> Any:
         """Returns the next action.
 
         Args:
@@ -69,17 +69,21 @@ class Policy:
             first: Whether it opens an episode, a bool or [num_envs] of them; by default true in the first call after
                 `reset`, and false in all others. The network then forgets what came before.
             reward: What came with it, a number or [num_envs] of them; needed with `network.last_reward` alone.
+            info: What came with it; needed where the action mask is in it (`env.action_mask=info:NAME`) alone.
 
         Returns:
             An action of the environment's own action space, or those of a vector environment.
 
         Raises:
-            ValueError: If the observation is of another shape, or the policy sees rewards and is given none.
+            ValueError: If the observation is of another shape, or the policy sees rewards or a mask and is given none.
         """
-        raw = self._border.stack(observation) if self._num_envs is None else observation
-        encoded = allow_all_where_none_is(self._border.encode(raw), self.run.spec)
-        check_batch(encoded, self.run.spec, self._size)
+        is_single, border = self._num_envs is None, self._border
         opens = np.array(np.broadcast_to(self._step == 0 if first is None else np.asarray(first, bool), self._size))
+        if border.mask_name:
+            observation = add_mask(observation, info, border.mask_name, self.run.spec, None if is_single else opens)
+        raw = border.stack(observation) if is_single else observation
+        encoded = allow_all_where_none_is(border.encode(raw), self.run.spec)
+        check_batch(encoded, self.run.spec, self._size)
         if reward is None and self.run.config.network.last_reward and not opens.all():
             raise ValueError("This policy sees its last reward (network.last_reward). Add reward=... to act().")
         earned = np.where(opens, 0, np.zeros(self._size) if reward is None else np.asarray(reward))
@@ -88,8 +92,8 @@ class Policy:
         inputs = jax.device_put((timestep, np.int32(self._step)), self._device)
         action, self._carry = self._act(self.run.params, inputs[0], self._carry, self._keys, inputs[1])
         self._step += 1
-        decoded = self._border.decode(np.asarray(action))
-        return decoded[0] if self._num_envs is None else self._border.join(decoded)
+        decoded = border.decode(np.asarray(action))
+        return decoded[0] if is_single else border.join(decoded)
 
     @property
     def _size(self) -> int:

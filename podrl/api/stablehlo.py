@@ -22,18 +22,18 @@ import zipfile
 
 from absl import logging
 from etils import epath
-import gymnasium
 import jax
 from jax import export
 from jax import numpy as jnp
 import numpy as np
 
 from podrl.actions import ContinuousActions, HybridActions, options_of
+from podrl.api.border import allow_all_where_none_is
 from podrl.api.policy import open_saved
 from podrl.config.config import check_one_of
 from podrl.config.paths import absolute
+from podrl.envs.action_units import describe_units
 from podrl.envs.observations import describe_observation
-from podrl.envs.spaces import float_units
 from podrl.evaluation.play import POLICIES, act_in_steps
 from podrl.ops.keys import EVALUATE
 from podrl.runs.export import check_target, write_whole
@@ -43,7 +43,6 @@ from podrl.types import PyTree, Timestep
 
 POLICY_FORMAT = 1
 PLATFORMS = ("cpu", "cuda", "tpu")
-_LARGEST = 1e300  # Stands for infinity, which JSON does not have.
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
@@ -108,7 +107,8 @@ def _programs(saved: SavedRun, policy: str, num_envs: Any) -> dict[str, export.E
         *leaves, key_data, step = carry
         keys = jax.random.wrap_key_data(key_data)
         ones = jnp.ones_like(reward)
-        timestep = Timestep(observation=observation, reward=reward, discount=ones, first=first)
+        observed = allow_all_where_none_is(observation, saved.spec)
+        timestep = Timestep(observation=observed, reward=reward, discount=ones, first=first)
         action, after = act_at(params, timestep, jax.tree.unflatten(tree, leaves), keys, step[0])
         return action, (*jax.tree.leaves(after), key_data, step + 1)
 
@@ -167,15 +167,6 @@ def _shape(struct: Any) -> dict[str, Any]:
 
 
 def _units(saved: SavedRun) -> dict[str, Any]:
-    """Returns what turns an action into the environment's own, where that is one space of Gymnasium's.
-
-    `start` is added to a choice. Numbers become `clip(center + half * action, low, high)`, all flat.
-    """
+    """Returns what turns an action into the environment's own, where its source has Gymnasium's spaces."""
     make: Callable[[Any], tuple[Any, Any]] | None = saved.source.make_spaces
-    space = make(saved.config.env)[1] if make else None
-    if isinstance(space, gymnasium.spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        units = {name: np.clip(value, -_LARGEST, _LARGEST).tolist() for name, value in float_units(space).items()}
-        return {"space": str(space), "space_shape": list(space.shape), "space_dtype": str(space.dtype), **units}
-    if isinstance(space, gymnasium.spaces.Discrete):
-        return {"space": str(space), "start": int(space.start)}
-    return {} if space is None else {"space": str(space)}
+    return describe_units(make(saved.config.env)[1], saved.spec.actions) if make else {}

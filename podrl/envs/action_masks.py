@@ -7,8 +7,12 @@ become the options of a single choice.
 
 from collections.abc import Mapping
 import dataclasses
+import functools
+import itertools
+import operator
 from typing import Any
 
+from jax import numpy as jnp
 import numpy as np
 
 from podrl.actions import (
@@ -25,7 +29,7 @@ from podrl.config.config import ConfigError, EnvConfig
 from podrl.envs.encodings import Encoding
 from podrl.envs.spaces import ActionEncoding
 from podrl.envs.workers.calls import EnvFailure
-from podrl.types import ACTION_MASK, Timestep
+from podrl.types import ACTION_MASK, Timestep, Trajectory
 
 
 def fit_to_mask(actions: ActionEncoding, encoding: Encoding, config: EnvConfig) -> ActionEncoding:
@@ -52,6 +56,25 @@ def fit_to_mask(actions: ActionEncoding, encoding: Encoding, config: EnvConfig) 
         f"{wanted}. Name another entry, or let the agent see this one as a part of the observation: "
         "env.action_mask=none."
     )
+
+
+def allows_nothing(mask: Any, actions: ActionSpace) -> Any:
+    """Returns [...] bool: whether a mask [..., L] of NumPy or JAX allows no option of some choice."""
+    bounds = itertools.accumulate(options_of(actions), initial=0)
+    can_choose = [mask[..., start:end].any(axis=-1) for start, end in itertools.pairwise(bounds)]
+    return ~functools.reduce(operator.and_, can_choose)
+
+
+def count_stuck(trajectory: Trajectory, actions: ActionSpace) -> Any:
+    """Returns in how many steps of a trajectory the mask allows no action, [] int32; `()` without a mask.
+
+    Where an episode has ended none need be allowed, as the next action is not made.
+    """
+    observation = trajectory.observation
+    if not isinstance(observation, Mapping) or ACTION_MASK not in observation:
+        return ()
+    stuck = allows_nothing(observation[ACTION_MASK][:-1], actions) & trajectory.is_transition
+    return jnp.sum(stuck, dtype=jnp.int32)
 
 
 def random_actions(actions: ActionSpace, rng: np.random.Generator, timestep: Timestep) -> np.ndarray:

@@ -12,7 +12,6 @@ import dataclasses
 import functools
 from typing import Any
 
-from flax import struct
 import jax
 from jax import numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
@@ -20,18 +19,19 @@ import numpy as np
 
 from podrl.agents.parts.interface import Agent
 from podrl.config.config import Config
+from podrl.envs.action_masks import count_stuck
 from podrl.envs.pools.info_in_graph import make_in_graph_tally
 from podrl.envs.source import JaxEnvironment
-from podrl.experience.in_graph_unroll import EndedEpisodes, EnvironmentsState, InGraphUnroller, check_first_timestep
+from podrl.experience.in_graph_unroll import EnvironmentsState, InGraphUnroller, check_first_timestep
 from podrl.experience.layout import make_layout
 from podrl.experience.unroll import Unroller
-from podrl.learning.fused_report import Report, report_sharding
+from podrl.learning.fused_report import FusedUpdate, Report, empty_report, enter_update, report_sharding
 from podrl.learning.learner import Learner
 from podrl.learning.micro_batches import runs_in_loops
 from podrl.learning.replay import make_replay
 from podrl.mesh import ShardingRule, Topology, replicated
 from podrl.ops.keys import LEARN, purpose_key
-from podrl.types import EnvSpec, FusedState, LearnerState, Metrics, PyTree, Trajectory
+from podrl.types import EnvSpec, FusedState, LearnerState, PyTree
 
 _SPLIT = PartitionSpec("data")
 _SPLIT_ROWS = PartitionSpec(None, "data")
@@ -176,11 +176,7 @@ class FusedLearner:
         """
         make_update = functools.partial(self._make_update, seed)
         shapes = jax.eval_shape(make_update, state)[1]
-        empty = Report(
-            metrics=jax.tree.map(self._rows, shapes.metrics),
-            fingerprint=jnp.zeros((self.learner.num_fingerprints, 2), jnp.uint32),
-            episodes=jax.tree.map(self._rows, shapes.episodes),
-        )
+        empty = empty_report(shapes, self.max_updates, self.learner.num_fingerprints)
 
         def make_one(index: jax.Array, loop: tuple[FusedState, Report]) -> tuple[FusedState, Report]:
             state, report = loop
@@ -190,18 +186,13 @@ class FusedLearner:
                 lambda: self.learner.fingerprint(new_state.learner, (update.trajectory,)),
                 lambda: report.fingerprint,
             )
-            write = functools.partial(jax.lax.dynamic_update_index_in_dim, index=index, axis=0)
-            return new_state, Report(
-                metrics=jax.tree.map(write, report.metrics, update.metrics),
-                fingerprint=fingerprint,
-                episodes=jax.tree.map(write, report.episodes, update.episodes),
-            )
+            return new_state, enter_update(report, index, update, fingerprint)
 
         if not self._in_loop:
             return make_one(jnp.zeros((), jnp.int32), (state, empty))
         return jax.lax.fori_loop(0, num_updates, make_one, (state, empty))
 
-    def _make_update(self, seed: int | jax.Array, state: FusedState) -> tuple[FusedState, "_Update"]:
+    def _make_update(self, seed: int | jax.Array, state: FusedState) -> tuple[FusedState, FusedUpdate]:
         """Acts for one unroll and learns from it."""
         specs = self._acting.unroller.state_shape.rollout.map(lambda _: _SPLIT_ROWS, lambda _: _SPLIT)
         unroll = self._on_shares(
@@ -210,7 +201,9 @@ class FusedLearner:
         params = self.learner.actor_params(state.learner)
         trajectory, episodes, environments = unroll(params, state.step, state.environments)
         learner, metrics = self.learner.update(state.learner, (trajectory,))
-        return _join(learner, environments), _Update(trajectory=trajectory, metrics=metrics, episodes=episodes)
+        num_stuck = count_stuck(trajectory, self._acting.unroller.spec.actions)
+        update = FusedUpdate(trajectory=trajectory, metrics=metrics, episodes=episodes, num_stuck=num_stuck)
+        return _join(learner, environments), update
 
     def _on_shares(
         self, function: Callable[..., Any], seed: int | jax.Array, in_specs: tuple, out_specs: PyTree
@@ -230,19 +223,6 @@ class FusedLearner:
         split = NamedSharding(self._mesh, _SPLIT)
         environments = jax.tree.map(lambda _: split, self._state_shape.environments)
         return _join(self.learner.state_sharding, environments)
-
-    def _rows(self, shape: jax.ShapeDtypeStruct) -> jax.Array:
-        """Returns zeros [K, ...] for the rows of a call's updates."""
-        return jnp.zeros((self.max_updates, *shape.shape), shape.dtype)
-
-
-@struct.dataclass(kw_only=True)
-class _Update:
-    """One update: the trajectory that it learned from, its metrics and the episodes that ended."""
-
-    trajectory: Trajectory
-    metrics: Metrics
-    episodes: EndedEpisodes
 
 
 def _join(learner: LearnerState, environments: EnvironmentsState) -> FusedState:

@@ -13,6 +13,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 
+from podrl.envs.workers.calls import EnvFailure
 from podrl.experience.episodes import Episode
 from podrl.experience.in_graph_unroll import EndedEpisodes
 from podrl.learning.fused import FusedLearner
@@ -90,8 +91,10 @@ class SeedRecords:
 
         Raises:
             NonFiniteError: If the loss or gradient of an update is not finite.
+            EnvFailure: If an action mask allowed nothing.
         """
         for rows, found in zip(self._rows, fetch_reports(report, self._learner.num_seeds), strict=True):
+            _check_masks(found, call, rows.whose, self._seeds[0].assembly.spec.id)
             _enter(rows, call, found, self._learner.info_names, end)
 
     def add(self, state: FusedState, counters: Counters) -> None:
@@ -116,6 +119,17 @@ class SeedRecords:
 
     def _of_seed(self, fingerprint: Callable[[], jax.Array], index: int) -> jax.Array:
         return fingerprint() if self._learner.num_seeds == 1 else fingerprint()[index]
+
+
+def _check_masks(found: Report, call: Sequence[Counters], whose: str, env_id: str) -> None:
+    """Raises `EnvFailure` if the action mask of an environment allowed nothing, as no policy is defined there."""
+    for num_stuck in jax.tree.leaves(found.num_stuck):
+        for counters, num in zip(call, num_stuck.tolist(), strict=False):  # Rows after the last update are zeros.
+            if num:
+                raise EnvFailure(
+                    f"Update {counters.learner_steps}{whose}: in {num} steps the action mask of env.id={env_id!r} "
+                    "allows no action. An environment must allow one, or end the episode."
+                )
 
 
 def _enter(rows: MetricsRows, call: Sequence[Counters], found: Report, names: Sequence[str], end: End) -> None:

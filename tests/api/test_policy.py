@@ -1,6 +1,7 @@
 """A policy in a loop of Gymnasium's scores what `tools/evaluate.py` does, whatever its network, carry and actions."""
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -16,11 +17,14 @@ from podrl.envs.seeds import env_seeds
 from podrl.ops.keys import EVALUATE
 from podrl.runtime.machine import jax_plugins
 from tests.api.short import train
+from tests.envs import jax_sides
+from tests.envs.sides import Limited
 from tests.processes import LIMIT_S, ROOT, environment
 from tools import evaluate
 
 SEED, EPISODES = 1, 4
 GYMNASIUM = {"env__source": "gymnasium", "actors__env_threads": 0}
+LIMITED = {"start": 5, "middle": 4.0, "reach": 2.0}
 RUNS = {
     "lstm": {
         **GYMNASIUM,
@@ -32,6 +36,11 @@ RUNS = {
         **GYMNASIUM,
         **{"env__id": "Pendulum-v1", "network__normalize_observations": True, "network__frame_stack": 2},
         "env__max_episode_steps": 50,
+    },
+    "parts": {
+        **GYMNASIUM,
+        **{"env__id": "tests.envs.sides:Limited", "env__options": LIMITED, "network__encoder": "minatar"},
+        **{"network__frame_stack": 2, "network__hidden_sizes": (8,)},
     },
 }
 
@@ -53,7 +62,8 @@ def play(policy, envs, *, reward_too):
     returns = np.zeros(size)
     while not done.all():
         action = policy.act(observation, first=first, **({"reward": reward} if reward_too else {}))
-        assert envs.action_space.contains(np.asarray(action, envs.action_space.dtype))
+        of_space = action if isinstance(action, dict) else np.asarray(action, envs.action_space.dtype)
+        assert envs.action_space.contains(of_space)
         observation, reward, terminated, truncated, _ = envs.step(action)
         returns += np.where(done, 0, reward.astype(np.float32))
         first = terminated | truncated  # Gymnasium resets on the next step.
@@ -61,11 +71,19 @@ def play(policy, envs, *, reward_too):
     return returns
 
 
+def make_env(policy):
+    config = policy.run.config.env
+    return Limited(**config.options) if config.options else gymnasium.make(config.id)
+
+
 @pytest.mark.parametrize(
     ("name", "policy"),
     [
-        *(("lstm", "sampled"), ("continuous", "greedy")),
-        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("lstm", "greedy"), ("continuous", "sampled"))),
+        *(("lstm", "sampled"), ("continuous", "greedy"), ("parts", "sampled")),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (("lstm", "greedy"), ("continuous", "sampled"), ("parts", "greedy"))
+        ),
     ],
 )
 def test_its_returns_are_those_of_an_evaluation(runs, tmp_path, name, policy):
@@ -74,8 +92,7 @@ def test_its_returns_are_those_of_an_evaluation(runs, tmp_path, name, policy):
     assert evaluate.main(["evaluate.py", *map(str, arguments)]) == 0
     expected = json.loads(report.read_text())["policies"][policy]
     loaded = podrl.load_policy(runs / name, policy=policy)
-    env_id = loaded.run.config.env.id
-    envs = gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make(env_id)] * EPISODES)
+    envs = gymnasium.vector.SyncVectorEnv([functools.partial(make_env, loaded)] * EPISODES)
     returns = play(loaded, envs, reward_too=name == "lstm")
     np.testing.assert_allclose(returns, expected["returns"], rtol=1e-6)
     assert len(set(returns.tolist())) > 1
@@ -100,6 +117,41 @@ def test_a_single_environment_gets_what_each_of_several_does(runs):
             actions.append(int(chosen))
         taken.append(actions)
     assert taken[0] == taken[1]
+
+
+def test_a_single_environment_of_parts_gets_its_own_choices_and_units(runs):
+    """The third option is forbidden; numbers lie around 4, and choices start at 5."""
+    policy = podrl.load_policy(runs / "parts", policy="sampled")
+    env = make_env(policy)
+    observation, _ = env.reset(seed=3)
+    actions, ended = [], False
+    while not ended:
+        actions.append(policy.act(observation))
+        assert env.action_space.contains(actions[-1])
+        observation, reward, ended, _, _ = env.step(actions[-1])
+        assert reward <= 1
+    assert {int(action["side"]) for action in actions} <= {5, 6}
+
+
+@pytest.mark.slow
+def test_a_jax_environment_with_parts_and_a_mask_plays_in_podrls_own_form(tmp_path):
+    settings = {"env__id": "aim", "env__source": "tests.envs.jax_sides", "network__encoder": "minatar"}
+    train(tmp_path / "run", network__hidden_sizes=(8,), **settings)
+    report = tmp_path / "report.json"
+    arguments = ["--workdir", tmp_path / "run", "--episodes", EPISODES, "--policy", "sampled", "--json", report]
+    assert evaluate.main(["evaluate.py", *map(str, arguments)]) == 0
+    policy = podrl.load_policy(tmp_path / "run", policy="sampled")
+    policy.reset(EPISODES, seed=SEED)
+    seeds = env_seeds((SEED, 0, EVALUATE), range(EPISODES))
+    pool = jax_sides.make_pool(policy.run.config.env, seeds=seeds, num_threads=1)
+    timestep, returns = pool.reset(), np.zeros(EPISODES)
+    for _ in range(4):
+        pool.send(policy.act(timestep.observation, first=timestep.first))
+        timestep = pool.recv()
+        returns += timestep.reward
+    expected = json.loads(report.read_text())["policies"]["sampled"]["returns"]
+    np.testing.assert_allclose(returns, expected, rtol=1e-6)
+    assert 0 < returns.max() <= 4
 
 
 def test_the_carry_matters_and_an_opening_forgets_it(runs):

@@ -59,11 +59,16 @@ class Aim(Sides):
 
 
 class Limited(Aim):
-    """As `Aim`, with a third answer that is never allowed, and that would earn more than all others."""
+    """As `Aim`, with a third answer that is never allowed, and that would earn more than all others.
 
-    def __init__(self):
+    Answers count from `start`, and numbers are `middle`, give or take `reach`.
+    """
+
+    def __init__(self, start: int = 0, middle: float = 0.0, reach: float = 1.0):
         super().__init__()
-        self.action_space = spaces.Dict(side=spaces.Discrete(3), aim=spaces.Box(-1, 1, (1,)))
+        self.start, self.middle, self.reach = start, middle, reach
+        aim = spaces.Box(middle - reach, middle + reach, (1,))
+        self.action_space = spaces.Dict(side=spaces.Discrete(3, start=start), aim=aim)
         mask = {"action_mask": spaces.MultiBinary(3)}
         self.observation_space = spaces.Dict({**self.observation_space.spaces, **mask})
 
@@ -71,4 +76,5 @@ class Limited(Aim):
         return {**super()._draw(), "action_mask": np.array([1, 1, 0], np.int8)}
 
     def _reward(self, action: Any) -> float:
-        return 100.0 if action["side"] == 2 else super()._reward(action)
+        side, aim = action["side"] - self.start, (action["aim"] - self.middle) / self.reach
+        return 100.0 if side == 2 else super()._reward({"side": side, "aim": aim})

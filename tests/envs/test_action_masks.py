@@ -1,5 +1,7 @@
 """Action masks, from what an environment gives to what an agent may do."""
 
+import dataclasses
+
 import gymnasium
 from gymnasium import spaces
 import jax
@@ -8,12 +10,13 @@ import pytest
 
 from podrl.actions import DiscreteActions, MultiDiscreteActions, sample_allowed
 from podrl.config.config import ConfigError, EnvConfig
+from podrl.envs.action_masks import count_stuck
 from podrl.envs.observations import describe_observation, make_encoding
 from podrl.envs.source import load_source
 from podrl.envs.sources.gymnasium import make_pool, make_spec
 from podrl.envs.spaces import make_action_encoding
 from podrl.envs.workers.calls import EnvFailure
-from podrl.types import ACTION_MASK, VECTOR
+from podrl.types import ACTION_MASK, VECTOR, Trajectory
 
 
 class Masked(gymnasium.Env):
@@ -132,6 +135,21 @@ def test_a_mask_without_any_action_names_the_environment(open_pool):
     pool.reset()
     with pytest.raises(EnvFailure, match=r"Environment 0 of the pool .*Stuck.* its action mask allows no action\."):
         step(pool, [0, 2])
+
+
+def test_steps_without_an_action_are_counted_except_after_an_episodes_end():
+    """Of three steps of four environments; the second choice of the first has nothing, and the last has ended."""
+    mask = np.ones((4, 4, 5), bool)
+    mask[0, 0, 2:] = mask[2, 1] = mask[1, 3] = False
+    mask[3] = False  # Those of the next unroll.
+    first = np.zeros((4, 4), bool)
+    first[2, 3] = True
+    parts = {field.name: () for field in dataclasses.fields(Trajectory)}
+    seen = {VECTOR: np.zeros((4, 4, 1)), ACTION_MASK: mask}
+    trajectory = Trajectory(**{**parts, "observation": seen, "first": first})
+    assert int(count_stuck(trajectory, MultiDiscreteActions((2, 3)))) == 2
+    unmasked = Trajectory(**{**parts, "observation": {VECTOR: seen[VECTOR]}, "first": first})
+    assert count_stuck(unmasked, MultiDiscreteActions((2, 3))) == ()
 
 
 def test_a_mask_of_combinations_makes_one_choice_of_several(open_pool):

@@ -27,6 +27,7 @@ RUN_ON_DATA = ("bc", "cql", "iql", "misa", "td3_bc")
 # A deep network's updates of as many images as users have would take most of the test's time.
 FLAGS = dict.fromkeys(("impala_procgen", "pqn_atari"), ("--config.actors.num_envs=4",))
 FLAGS["seed_r2d2_memory"] = ("--env_workers", "2")
+FLAGS["impala_metaworld"] = ("--config.env.max_episode_steps=9",)  # So that episodes end.
 # Configs that need a shared library of the system, and the Debian package that has it.
 LIBRARIES = {"impala_procgen": ("Qt5Gui", "libqt5gui5")}
 
@@ -80,6 +81,8 @@ def test_a_smoke_form_runs_through(name, tmp_path):
     if config["data"]["path"]:
         assert rows[-1]["data/samples_per_second"] > 0
         return
+    if name == "impala_metaworld":
+        assert 0 <= rows[-1]["episode/info/max:success"] <= 1
     later = 0 if config["topology"]["placement"] == "anakin" else config["actors"]["lag"]
     assert [row["lag/max"] for row in rows] == [0] + [later] * (len(rows) - 1)
     assert rows[-1]["env_steps_per_second"] > 0

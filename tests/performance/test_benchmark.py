@@ -138,6 +138,7 @@ def test_compares_two_configs_in_turns(tmp_path, monkeypatch, capsys, fast_yards
     one_device = [f"--config.topology.{who}_devices_per_process=1" for who in ("actor", "learner")]
     arguments = ["--repeats", "2", "--seconds", "0.05", "--json", "report.json", "--smoke", *one_device]
     arguments += ["--config.network.hidden_sizes=(8,)", "--config.actors.env_threads=1"]
+    arguments += ["--config.env.options.height=8"]
     arguments += ["--compare", CATCH, "--other.actors.env_threads=2"]  # By which their programs are the same.
     assert tool.main(["benchmark.py", "--config", CATCH, *arguments]) == 0
 
@@ -148,6 +149,7 @@ def test_compares_two_configs_in_turns(tmp_path, monkeypatch, capsys, fast_yards
     a, b = report["runs"]["A"], report["runs"]["B"]
     assert a["config"]["network"]["hidden_sizes"] == b["config"]["network"]["hidden_sizes"] == [8]
     assert (a["config"]["actors"]["env_threads"], b["config"]["actors"]["env_threads"]) == (1, 2)
+    assert a["config"]["env"]["options"] == {"height": 8}
     assert all(len(run["samples"]) == 2 and run["frames_per_second"]["median"] > 0 for run in (a, b))
     text = capsys.readouterr().out
     assert "actors.env_threads (1, 2)" in text

@@ -24,11 +24,8 @@ class MaskFromInfo(gymnasium.Wrapper):
         """
         super().__init__(env)
         self._name, self._size = name, _num_options(env.action_space)
-        seen = env.observation_space
-        self._is_dict = isinstance(seen, spaces.Dict)
-        entries = dict(seen.spaces) if isinstance(seen, spaces.Dict) else {"observation": seen}
-        check(ENTRY not in entries, f"env.action_mask={FROM_INFO}{name}: the observation has an entry {ENTRY!r}, too.")
-        self.observation_space = spaces.Dict({**entries, ENTRY: spaces.MultiBinary(self._size)})
+        self._is_dict = isinstance(env.observation_space, spaces.Dict)
+        self.observation_space = space_with_mask(env.observation_space, env.action_space, name)
 
     def reset(self, **options: Any) -> Any:
         """Opens an episode."""
@@ -52,6 +49,17 @@ class MaskFromInfo(gymnasium.Wrapper):
             )
         entries = observation if self._is_dict else {"observation": observation}
         return {**entries, ENTRY: (mask != 0).astype(np.int8)}
+
+
+def space_with_mask(observation: gymnasium.Space, action: gymnasium.Space, name: str) -> spaces.Dict:
+    """Returns the observation space of an environment whose mask is `info[name]`, with the mask as an entry.
+
+    Raises:
+        ConfigError: as for `MaskFromInfo`.
+    """
+    entries = dict(observation.spaces) if isinstance(observation, spaces.Dict) else {"observation": observation}
+    check(ENTRY not in entries, f"env.action_mask={FROM_INFO}{name}: the observation has an entry {ENTRY!r}, too.")
+    return spaces.Dict({**entries, ENTRY: spaces.MultiBinary(_num_options(action))})
 
 
 def _num_options(space: gymnasium.Space) -> int:

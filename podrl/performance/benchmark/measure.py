@@ -148,7 +148,7 @@ def describe_run(config: Config, parts: Parts) -> dict[str, Any]:
     """What was measured, whatever its speed; with what the update takes on each learner device."""
     memory = parts.programs.memory
     return {
-        "config": to_dict(config),
+        "config": to_dict(dataclasses.replace(config, env=parts.config.env)),  # With options as the source read them.
         "topology": parts.topology.describe(),
         "layout": dataclasses.asdict(parts.layout) | {"env_threads": parts.env_threads},
         "overlap": dataclasses.asdict(parts.overlap),
