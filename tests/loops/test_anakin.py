@@ -224,8 +224,15 @@ class TestResume:
                 **{"actors__num_envs": 32, "actors__unroll_length": 1, "replay__groups": 8, "replay__ratio": 1.0},
                 **{"replay__capacity": 160, "replay__batch": 16, "replay__min_steps": 100},
             },
+            {
+                **{"env_id": "dot", "env__source": "tests.envs.dot", "agent": "drq", "agent__random_steps": 100},
+                **{"network__encoder": "drq", "network__frame_stack": 2, "network__core": "none"},
+                **{"network__last_action": False, "actors__num_envs": 32, "actors__unroll_length": 1},
+                **{"replay__groups": 8, "replay__ratio": 1.0, "replay__capacity": 160, "replay__batch": 16},
+                "replay__min_steps": 100,
+            },
         ],
-        ids=["batches", "sequences", "critics"],
+        ids=["batches", "sequences", "critics", "pixels"],
     )
     def test_so_it_does_with_a_ring(self, tmp_path, monkeypatch, caplog, ring):
         monkeypatch.setattr(TestResume, "OVERRIDES", {**self.OVERRIDES, **ring})

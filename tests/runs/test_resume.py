@@ -123,6 +123,10 @@ class TestInOneProcess:
             },
             {"agent": "td3", **TRANSITIONS},
             pytest.param(
+                {"agent": "drq", **TRANSITIONS, "network__frame_stack": 2, "agent__features": 8},
+                marks=pytest.mark.slow,
+            ),
+            pytest.param(
                 {"agent": "sac", **TRANSITIONS, "network__squash_actions": True, "network__frame_stack": 2},
                 marks=pytest.mark.slow,
             ),
