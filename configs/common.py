@@ -85,6 +85,29 @@ def make_replayed_control_config(
     return config
 
 
+def make_drq_config(name: str, env_id: str, total_env_steps: int) -> ml_collections.ConfigDict:
+    """Returns DrQ-v2 for continuous control: layers, batch and ring of its authors, without an encoder.
+
+    Two env steps have one gradient step. An update has 32 of the first, of 16 environments at once, instead of two.
+
+    Source: Yarats et al. 2021, arXiv:2107.09645, appendix B.
+    """
+    config = make_config(name, env_id, total_env_steps)
+    config.actors.num_envs = 16
+    config.actors.unroll_length = 2
+    config.actors.env_threads = 1
+    config.replay.capacity = 1_000_000
+    config.replay.batch = 256
+    config.replay.ratio = 128.0
+    config.replay.min_steps = 2_000
+    config.replay.priority_exponent = 0.0
+    config.network.hidden_sizes = (1024, 1024)
+    config.agent.name = "drq"
+    config.evaluate.greedy = True
+    config.log.every_updates = 100
+    return config
+
+
 def make_offline_control_config(name: str, *, agent: str) -> ml_collections.ConfigDict:
     """Returns an agent that learns continuous control from a data set, on Hopper: a million learner steps.
 

@@ -134,11 +134,13 @@ class NetworkConfig:
     """The network's size and shape.
 
     Attributes:
-        encoder: `resnet` (IMPALA), `nature` (DQN's convolutions), `minatar` (one small convolution) or `mlp`. Of an
-            observation of several parts it encodes each image; all other parts are joined, for an `mlp`. An encoder of
-            your own, `my_package.my_module:MyEncoder`, sees a whole observation (docs/howto/own_network.md).
+        encoder: `resnet` (IMPALA), `nature` (DQN's convolutions), `minatar` (one small convolution), `drq` (four
+            convolutions, no dense layer) or `mlp`. Of an observation of several parts it encodes each image; all other
+            parts are joined, for an `mlp`. An encoder of your own, `my_package.my_module:MyEncoder`, sees a whole
+            observation (docs/howto/own_network.md).
         parts: encoders of parts of an observation that differ from that, as `PART: ENCODER`.
-        width: multiplies the channels of `resnet`, `nature` and `minatar`, and the dense layer of the last two.
+        width: multiplies the channels of `resnet`, `nature`, `minatar` and `drq`, and the dense layer of `nature` and
+            `minatar`.
         hidden_sizes: widths of the layers of `mlp`.
         activation: activation function of `mlp`, `relu` or `tanh`.
         separate_value: whether the value has an encoder of its own, of the same kind, instead of sharing the policy's.
@@ -161,7 +163,7 @@ class NetworkConfig:
             agent scales and clips them; values are then in these units.
     """
 
-    encoder: str = choice(("resnet", "nature", "minatar", "mlp"), "mlp", or_own=True)
+    encoder: str = choice(("resnet", "nature", "minatar", "drq", "mlp"), "mlp", or_own=True)
     parts: tuple[str, ...] = texts(100, (), length=300)
     width: int = number(1, 1024, 1)
     hidden_sizes: tuple[int, ...] = numbers(1, SIZE, (64, 64), longest=100)

@@ -7,6 +7,7 @@ from podrl.networks.action_values import make_q_network
 from podrl.networks.actor_critic import make_actor_critic
 from podrl.networks.continuous import make_policy_network, make_state_value_network, make_twin_q_network
 from podrl.networks.interface import Networks
+from podrl.networks.shared_encoder import make_shared_networks
 from podrl.networks.world_model import make_model_network
 from podrl.types import EnvSpec
 
@@ -26,4 +27,5 @@ def make_networks(config: NetworkConfig, spec: EnvSpec, *, layers_are_split: boo
         twin_q=functools.partial(make_twin_q_network, config, spec, layers_are_split=layers_are_split),
         model=functools.partial(make_model_network, config, spec, layers_are_split=layers_are_split),
         state_value=functools.partial(make_state_value_network, config, spec, layers_are_split=layers_are_split),
+        shared=functools.partial(make_shared_networks, config, spec, layers_are_split=layers_are_split),
     )

@@ -4,7 +4,7 @@ Each has its own parameters, under a name of its own, `policy`, `critic` and `st
 tree, whose parts have optimizers and targets of their own.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import dataclasses
 import functools
 from typing import Any
@@ -17,11 +17,10 @@ from jax.typing import DTypeLike
 from podrl.actions import ContinuousActions
 from podrl.config.config import NetworkConfig, check
 from podrl.networks.core import LSTM, make_core
-from podrl.networks.encoders import MLP, scale_pixels
+from podrl.networks.encoders import MLP, flatten_rows
 from podrl.networks.functions import chosen_inputs, make_network, opening_inputs
 from podrl.networks.interface import PolicyNetwork, StateValueNetwork, TwinQNetwork
-from podrl.networks.observation import check_observation, encode, make_encoder
-from podrl.networks.parts import seen
+from podrl.networks.observation import check_observation, encode, is_vector, make_encoder
 from podrl.networks.policies import make_distribution, num_free, policy_head
 from podrl.networks.rows import swap
 from podrl.ops.distributions import mask_options
@@ -75,7 +74,7 @@ class TwinQ(nn.Module):
     @nn.compact
     def __call__(self, stacked: PyTree, last: jax.Array | None, action: jax.Array) -> jax.Array:
         """Evaluates S actions in every row."""
-        encoder: Callable[[PyTree], jax.Array] = self.encoder or _flatten
+        encoder: Callable[[PyTree], jax.Array] = self.encoder or flatten_rows
         features = encode(encoder, stacked, last)[:, :, None]
         features = jnp.broadcast_to(features, (*action.shape[:-1], features.shape[-1]))
         joined = jnp.concatenate([features, action], axis=-1)
@@ -112,6 +111,7 @@ def make_policy_network(
     deterministic: bool = False,
     bounded_mean: bool = False,
     layers_are_split: bool = False,
+    encoder: nn.Module | None = None,
 ) -> PolicyNetwork:
     """Builds the network of a policy alone that `config` describes for the observations and actions of `spec`.
 
@@ -123,6 +123,7 @@ def make_policy_network(
         bounded_mean: Whether the mean of a Gaussian that is not squashed is kept within the range by a hyperbolic
             tangent.
         layers_are_split: Whether the channels of the layers are split over devices.
+        encoder: One in place of the config's.
 
     Raises:
         ConfigError: If the encoder cannot take the environment's observations, if the value were to have an encoder
@@ -138,7 +139,7 @@ def make_policy_network(
     if policy and bounded_mean and not config.squash_actions:
         policy = bound_mean(policy)
     module = PolicyModule(
-        encoder=make_encoder(config, spec, layers_are_split=layers_are_split),
+        encoder=encoder or make_encoder(config, spec, layers_are_split=layers_are_split),
         num_params=policy.num_params if policy else _continuous(spec).size,
         free=num_free(config, spec.actions) if policy else 0,
         core=make_core(config),
@@ -151,22 +152,27 @@ def make_policy_network(
     return _under("policy", network, ("step", "unroll", "rows"))
 
 
-def make_twin_q_network(config: NetworkConfig, spec: EnvSpec, *, layers_are_split: bool = False) -> TwinQNetwork:
+def make_twin_q_network(
+    config: NetworkConfig, spec: EnvSpec, *, layers_are_split: bool = False, encoder: nn.Module | None = None
+) -> TwinQNetwork:
     """Builds the two networks of action values that `config` describes for the observations and actions of `spec`.
 
     Args:
         config: The `network` section.
         spec: The spec of the environment, whose actions are numbers.
         layers_are_split: Whether the channels of the layers are split over devices.
+        encoder: One in place of the config's.
 
     Raises:
         ConfigError: If the encoder cannot take the environment's observations.
         ValueError: If actions are no numbers, which agents check.
     """
     _check(config, spec)
-    actions, is_vector = _continuous(spec), config.encoder == "mlp" and not isinstance(seen(spec.observation), Mapping)
+    actions = _continuous(spec)
+    if encoder is None and not is_vector(config, spec):
+        encoder = make_encoder(config, spec, layers_are_split=layers_are_split)
     module = TwinQ(
-        encoder=None if is_vector else make_encoder(config, spec, layers_are_split=layers_are_split),
+        encoder=encoder,
         hidden_sizes=tuple(config.hidden_sizes),
         activation=config.activation,
         dtype=jnp.dtype(config.compute_dtype),
@@ -238,8 +244,3 @@ def _continuous(spec: EnvSpec) -> ContinuousActions:
     if not isinstance(spec.actions, ContinuousActions):
         raise ValueError(f"Found {spec.actions}; values of single actions need ContinuousActions.")
     return spec.actions
-
-
-def _flatten(x: jax.Array) -> jax.Array:
-    """Flattens [N, ...] to [N, D] float32."""
-    return scale_pixels(x, jnp.float32).reshape(x.shape[0], -1)

@@ -18,6 +18,7 @@ from podrl.networks.pooling import max_pool_3x3_stride_2
 # The smallest image side for which unpadded convolutions leave a pixel; Nature's: 36 -> 8 -> 3 -> 1.
 NATURE_MIN_SIZE = 36
 MINATAR_MIN_SIZE = 3
+DRQ_MIN_SIZE = 15
 
 # Keeps the scale of activations from layer to layer: ReLU halves the second moment.
 RELU_INIT = nn.initializers.he_normal()
@@ -108,6 +109,32 @@ class MinAtarCNN(nn.Module):
         return nn.relu(normalize_layer(x, self.normalizes))
 
 
+class DrQCNN(nn.Module):
+    """The convolutional network of DrQ-v2; images [N, H, W, C] of at least 15x15 -> [N, H' * W' * 32 * width].
+
+    There is no dense layer: the layers behind it have their own.
+
+    Source: Yarats et al. 2021, arXiv:2107.09645, section 4.1 and its code.
+    """
+
+    width: int = 1
+    dtype: DTypeLike = jnp.float32
+    normalizes: bool = False
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Encodes images."""
+        pixels = scale_pixels(images, self.dtype)
+        x = pixels - jnp.asarray(0.5, self.dtype) if images.dtype == jnp.uint8 else pixels
+        channels, init = 32 * self.width, RELU_INIT
+        x = nn.Conv(channels, (3, 3), (2, 2), padding="VALID", kernel_init=init, dtype=self.dtype, name="Conv_0")(x)
+        for index in (1, 2, 3):
+            x = nn.relu(normalize_layer(x, self.normalizes))
+            x = UnpaddedConv(channels, 3, 1, self.dtype, name=f"Conv_{index}")(x)
+        x = nn.relu(normalize_layer(x, self.normalizes))
+        return _flatten(x)
+
+
 class UnpaddedConv(nn.Module):
     """A layer of square convolutions without padding; [N, H, W, C] -> [N, H', W', channels].
 
@@ -165,6 +192,11 @@ def normalize_layer(x: jax.Array, normalizes: bool = True) -> jax.Array:
 def scale_pixels(x: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Casts to `dtype`; uint8 values count as pixels and are divided by 255."""
     return x.astype(dtype) / 255 if x.dtype == jnp.uint8 else x.astype(dtype)
+
+
+def flatten_rows(x: jax.Array) -> jax.Array:
+    """Flattens [N, ...] to [N, D] float32; uint8 values count as pixels."""
+    return _flatten(scale_pixels(x, jnp.float32))
 
 
 def _conv(channels: int, dtype: DTypeLike, is_split: bool) -> nn.Conv:

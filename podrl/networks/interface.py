@@ -182,6 +182,8 @@ class Networks:
         twin_q: () -> two networks of the values of actions that are numbers.
         model: (`ModelShape`) -> a learned model of an environment with one discrete action.
         state_value: () -> a network of the values of states.
+        shared: (*, features) -> a deterministic policy's network and a `TwinQNetwork` behind one encoder; see
+            `podrl.networks.shared_encoder`.
     """
 
     actor_critic: Callable[[], Network]
@@ -190,6 +192,7 @@ class Networks:
     twin_q: Callable[[], TwinQNetwork]
     model: Callable[[ModelShape], ModelNetwork]
     state_value: Callable[[], StateValueNetwork]
+    shared: Callable[..., tuple[PolicyNetwork, TwinQNetwork]]
 
     def map(self, change: Callable[[Any], Any]) -> "Networks":
         """The same networks, each as `change`, (network) -> network, returns it."""
@@ -200,4 +203,5 @@ class Networks:
             twin_q=lambda: change(self.twin_q()),
             model=lambda shape: change(self.model(shape)),
             state_value=lambda: change(self.state_value()),
+            shared=lambda **asked: tuple(map(change, self.shared(**asked))),
         )

@@ -60,7 +60,10 @@ def _without_effect(config: NetworkConfig, spec: EnvSpec) -> Iterator[tuple[str,
     kinds, observed = _kinds(config, spec), seen(spec.observation)
     if kinds == {"mlp"}:
         remedy = "network.hidden_sizes are the widths of an MLP's layers."
-        yield "width", f"the encoder is an MLP, and it multiplies the channels of resnet, nature and minatar; {remedy}"
+        yield (
+            "width",
+            f"the encoder is an MLP, and it multiplies the channels of resnet, nature, minatar and drq; {remedy}",
+        )
     if config.has_own_encoder:
         yield "width", f"network.encoder={config.encoder!r} has its sizes in its own brackets, 'module:Name(size=64)'."
     if isinstance(observed, Mapping) and not any(map(is_image, observed.values())):

@@ -10,12 +10,21 @@ from jax.typing import DTypeLike
 
 from podrl.actions import num_logits
 from podrl.config.config import ConfigError, NetworkConfig, check, did_you_mean
-from podrl.networks.encoders import MINATAR_MIN_SIZE, MLP, NATURE_MIN_SIZE, ImpalaResNet, MinAtarCNN, NatureCNN
+from podrl.networks.encoders import (
+    DRQ_MIN_SIZE,
+    MINATAR_MIN_SIZE,
+    MLP,
+    NATURE_MIN_SIZE,
+    DrQCNN,
+    ImpalaResNet,
+    MinAtarCNN,
+    NatureCNN,
+)
 from podrl.networks.own_encoder import check_own_encoder, make_own_encoder
 from podrl.networks.parts import PartsEncoder, action_mask, is_image, module_name, seen
 from podrl.types import EnvSpec, PyTree
 
-_MIN_IMAGE_SIZE = {"resnet": 1, "nature": NATURE_MIN_SIZE, "minatar": MINATAR_MIN_SIZE}
+_MIN_IMAGE_SIZE = {"resnet": 1, "nature": NATURE_MIN_SIZE, "minatar": MINATAR_MIN_SIZE, "drq": DRQ_MIN_SIZE}
 _ENCODERS = (*_MIN_IMAGE_SIZE, "mlp")
 
 
@@ -57,6 +66,11 @@ def joins_all_parts(config: NetworkConfig, spec: EnvSpec) -> bool:
     return bool(kinds) and set(kinds.values()) == {"mlp"} and not config.parts
 
 
+def is_vector(config: NetworkConfig, spec: EnvSpec) -> bool:
+    """Returns whether an MLP sees the whole observation, so that one behind it needs no encoder."""
+    return config.encoder == "mlp" and not isinstance(seen(spec.observation), Mapping)
+
+
 def encode(encoder: Callable[[PyTree], jax.Array], stacked: PyTree, last: jax.Array | None) -> jax.Array:
     """Computes features [B, T, F] in float32, joined with `last`; the encoder sees a single axis of rows."""
     leading = jax.tree.leaves(stacked)[0].shape[:2]
@@ -93,6 +107,8 @@ def _make_encoder(config: NetworkConfig, kind: str, *, layers_are_split: bool, n
         return NatureCNN(config.width, dtype, normalizes)
     if kind == "minatar":
         return MinAtarCNN(config.width, dtype, normalizes)
+    if kind == "drq":
+        return DrQCNN(config.width, dtype, normalizes)
     return MLP(config.hidden_sizes, dtype, config.activation, normalizes)
 
 

@@ -17,7 +17,14 @@ CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.s
 # Runs of each placement with actions and with action values; slow ones are of the other agents, and of sources and
 # networks that open or compile longer. `.ci/run` begins with `impala_atari`, the README's first command.
 RUN = ("impala_catch", "impala_minatar", "ppo_cartpole", "pqn_minatar")
-RUN_SLOWLY = ("apex_minatar", "impact_lunarlander", "ppo_lunarlander", "td3_halfcheetah", "vmpo_lunarlander")
+RUN_SLOWLY = (
+    "apex_minatar",
+    "drq_cartpole_swingup_state",
+    "impact_lunarlander",
+    "ppo_lunarlander",
+    "td3_halfcheetah",
+    "vmpo_lunarlander",
+)
 RUN_SLOWLY += ("impala_metaworld", "impala_minigrid", "impala_procgen", "impala_vizdoom", "ppo_2048", "ppo_football")
 RUN_SLOWLY += ("ppo_halfcheetah", "ppo_memory", "pqn_atari", "r2d2_memory", "sac_inverted_double_pendulum")
 # Their agents, sources and networks are those of others above, or of commands of the README.

@@ -77,7 +77,13 @@ class TwinCritic:
 
 
 def ask_for_networks(
-    config: Any, networks: Networks, spec: EnvSpec, *, deterministic: bool = False, bounded_mean: bool = False
+    config: Any,
+    networks: Networks,
+    spec: EnvSpec,
+    *,
+    deterministic: bool = False,
+    bounded_mean: bool = False,
+    features: int = 0,
 ) -> TwinCritic:
     """Returns an agent's networks.
 
@@ -88,15 +94,18 @@ def ask_for_networks(
         deterministic: Whether the policy puts out an action in place of a distribution.
         bounded_mean: Whether it may be a Gaussian around a mean within the actions' range. Otherwise no action of a
             distribution leaves that range.
+        features: Features behind the one encoder of a deterministic policy and the critics; 0 gives each its own.
 
     Raises:
         ConfigError: If actions are no numbers, if the network has a memory, or if its policy leaves the actions' range.
     """
     check_actions(config, spec)
-    policy = networks.policy(
-        squashed=not deterministic and not bounded_mean, deterministic=deterministic, bounded_mean=bounded_mean
-    )
-    critic = networks.twin_q()
+    if features:
+        policy, critic = networks.shared(features=features)
+    else:
+        squashed = not deterministic and not bounded_mean
+        policy = networks.policy(squashed=squashed, deterministic=deterministic, bounded_mean=bounded_mean)
+        critic = networks.twin_q()
     check(
         policy.rows is not None and critic.rows is not None,
         f"agent.name={config.name!r} learns from single transitions, for which the network must have no memory, and "

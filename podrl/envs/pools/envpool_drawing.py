@@ -1,5 +1,6 @@
 """Checks that MuJoCo can draw its worlds, which needs OpenGL: without it the library ends the whole process."""
 
+import functools
 import subprocess
 import sys
 
@@ -22,13 +23,18 @@ env.render()
 
 
 def check_drawing(config: EnvConfig) -> None:
-    """Tries in a separate process whether this one could draw a MuJoCo environment.
+    """Tries in a separate process, once, whether this one could draw a MuJoCo environment.
 
     Raises:
         ConfigError: if it could not.
     """
-    failure = f"EnvPool cannot draw env.id={config.id!r}"
-    command = [sys.executable, "-c", _TRIAL, config.id]
+    _try_once(config.id)
+
+
+@functools.cache
+def _try_once(env_id: str) -> None:
+    failure = f"EnvPool cannot draw env.id={env_id!r}"
+    command = [sys.executable, "-c", _TRIAL, env_id]
     try:
         with temporary_folder("drawing") as folder:  # MuJoCo leaves a file here when it ends.
             trial = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, cwd=folder, check=False)

@@ -29,6 +29,9 @@ _OWNED = {
     "max_episode_steps": "set env.max_episode_steps",
 }
 
+# Options by which MuJoCo draws what agents see; EnvPool lists the last three only with the first.
+_DRAWN = {"from_pixels": False, "render_width": 84, "render_height": 84, "render_camera_id": -1}
+
 
 def is_emulator(defaults: Mapping[str, Any]) -> bool:
     """Returns whether steps are frames of a screen, several of which an action may take.
@@ -47,6 +50,8 @@ def is_simulation(defaults: Mapping[str, Any]) -> bool:
 def option_types(defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the options that users may set, each with a value of its type; `defaults` are all of EnvPool's."""
     types = {name: value for name, value in defaults.items() if name not in _OWNED}
+    if is_simulation(defaults):
+        return types | _DRAWN
     return types | ({"max_episode_frames": 0} if is_emulator(defaults) else {})
 
 

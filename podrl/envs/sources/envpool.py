@@ -12,6 +12,7 @@ Facts about EnvPool, checked on 1.2.5:
   game is over; elsewhere such a step keeps discount 1.
 - DM Control's episodes always end by truncation. Its reset rows repeat the last reward, which is removed here.
 - MuJoCo and DM Control have float64 observations and actions, and clip actions that leave their range.
+- MuJoCo and DM Control give an image, 84x84, with `from_pixels`, whose options `make_spec` lists only then.
 - Some families (those whose `max_episode_steps` is 2**31 - 1) have no time limit and ignore a given one.
 - An option out of range can abort the whole process from C++, so the known ones are checked here.
 
@@ -47,15 +48,8 @@ except (ImportError, OSError) as missing:  # It looks for its assets, a package 
     ) from None
 
 _ATARI_FRAMES = 108_000
-_ATARI_FACTS = (
-    "max_episode_frames",
-    "frame_skip",
-    "repeat_action_probability",
-    "noop_max",
-    "use_fire_reset",
-    "full_action_space",
-    "episodic_life",
-)
+_ATARI_FACTS: tuple[str, ...] = ("max_episode_frames", "frame_skip", "repeat_action_probability", "noop_max")
+_ATARI_FACTS += ("use_fire_reset", "full_action_space", "episodic_life")
 _STEPS_PER_SECOND = 50.0  # For Box2D and most of classic control.
 _GRID_STEPS_PER_SECOND = 5.0
 
@@ -177,6 +171,8 @@ def _make_pool(config: EnvConfig, seeds: Sequence[int], num_threads: int, **wrap
     if not seeds or num_threads < 1:
         raise ValueError(f"A pool needs seeds and threads; found {len(seeds)} seeds and num_threads={num_threads}.")
     task = _resolve(config)
+    if task.options.get("from_pixels"):
+        check_drawing(config)
     options = {**task.options, **wrapper}
     with refusals_as_config_errors(config):
         if "vzd_path" in envpool.make_spec(config.id).config._asdict():

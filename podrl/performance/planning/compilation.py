@@ -196,7 +196,9 @@ def _cost_run(
     act, actors, upload, download, rollout = None, 0, 0, 0, 0
     if config.topology.placement == "anakin":
         environment = make_environment(assembly.source, config.env)
-        program: Any = FusedLearner(config, assembly.agent, environment, spec, topology, assembly.rules, in_loop=in_loop)
+        program: Any = FusedLearner(
+            config, assembly.agent, environment, spec, topology, assembly.rules, in_loop=in_loop
+        )
         traced = program.trace()
     else:
         unroller = make_unroller(config, assembly.agent, spec, layout)
