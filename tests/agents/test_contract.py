@@ -71,10 +71,18 @@ def spec_of(name, kind):
     return next((spec for spec in (SPECS[kind], ONE_CHOICE.get(kind)) if takes(name, spec)), None)
 
 
+def config_of(name, kind):
+    """The default, of an agent that may start sequences anywhere with the starts that a core needs."""
+    config = importlib.import_module(name).AgentConfig()
+    if kind == "memory" and getattr(config, "starts", None) == "rows":
+        return dataclasses.replace(config, starts="unrolls")
+    return config
+
+
 def make_agent(name, kind, spec, config=None):
     module, networks = importlib.import_module(name), make_networks(NETWORKS[kind], spec)
     return module.make_agent(
-        config or module.AgentConfig(), networks=networks, spec=spec, num_envs=NUM_ENVS, num_updates=NUM_UPDATES
+        config or config_of(name, kind), networks=networks, spec=spec, num_envs=NUM_ENVS, num_updates=NUM_UPDATES
     )
 
 

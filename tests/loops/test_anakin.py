@@ -224,8 +224,13 @@ class TestResume:
                 **{"actors__num_envs": 32, "actors__unroll_length": 1, "replay__groups": 8, "replay__ratio": 1.0},
                 **{"replay__capacity": 160, "replay__batch": 16, "replay__min_steps": 100},
             },
+            {
+                **{"agent": "rainbow", "agent__auxiliary__kind": "features", "agent__auxiliary__steps": 2},
+                **{"network__core": "none", "actors__num_envs": 32, "actors__unroll_length": 1, "replay__groups": 8},
+                **{"replay__capacity": 160, "replay__batch": 16, "replay__min_steps": 100},
+            },
         ],
-        ids=["batches", "sequences", "critics"],
+        ids=["batches", "sequences", "critics", "atoms"],
     )
     def test_so_it_does_with_a_ring(self, tmp_path, monkeypatch, caplog, ring):
         monkeypatch.setattr(TestResume, "OVERRIDES", {**self.OVERRIDES, **ring})

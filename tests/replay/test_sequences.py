@@ -42,7 +42,8 @@ CRITICS = {
     **{"env_id": "InvertedDoublePendulum-v5", "agent": "sac", "replay__ratio": 0.4},
     **{"network__squash_actions": True, "network__action_scale": "observed", "agent__random_steps": 2000},
 }
-AT = {"unrolls": UNROLLS, "rows": ROWS, "critics": CRITICS}
+ATOMS = {**ROWS, "agent": "rainbow", "agent__auxiliary__kind": "value", "agent__auxiliary__distance": "mse"}
+AT = {"unrolls": UNROLLS, "rows": ROWS, "critics": CRITICS, "atoms": ATOMS}
 
 
 def going_on(trajectory, before):
@@ -85,6 +86,7 @@ def by_environment(ring):
     [
         ("unrolls", 8, 1),
         ("rows", 2, 2),
+        ("atoms", 8, 1),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (("unrolls", 4, 2), ("rows", 4, 2), ("rows", 8, 1), ("critics", 8, 1), ("critics", 4, 2))

@@ -122,6 +122,11 @@ class TestInOneProcess:
                 **{"network__normalize_observations": True, "network__normalize_rewards": True},
             },
             {"agent": "td3", **TRANSITIONS},
+            {
+                **{"agent": "rainbow", "agent__auxiliary__kind": "value", "agent__auxiliary__distance": "mse"},
+                **{"replay__capacity": 200, "replay__batch": 16, "replay__groups": 2, "replay__min_steps": 60},
+                "network__frame_stack": 2,
+            },
             pytest.param(
                 {"agent": "sac", **TRANSITIONS, "network__squash_actions": True, "network__frame_stack": 2},
                 marks=pytest.mark.slow,
