@@ -188,8 +188,7 @@ def make_agent(
     def init(key: jax.Array) -> LearnerState:
         state = agent.init(key)
         # A copy, as both may be donated.
-        extra = {"target": jax.tree.map(jnp.copy, state.params), "auxiliary": auxiliary.init()}
-        return dataclasses.replace(state, extra=extra)
+        return dataclasses.replace(state, extra={"target": jax.tree.map(jnp.copy, state.params), **auxiliary.init()})
 
     return dataclasses.replace(agent, init=init)
 
@@ -216,18 +215,16 @@ def _make_learn(
             part = dataclasses.replace(part, trajectory=resume_network(network, part))
             noisy = network.add_noise(params, online_key[None])
             own, (metrics, priority) = atom_loss(config, network, noisy, target, part, num_sequences, num_learned)
-            beside, told = auxiliary.loss(noisy, before.extra["auxiliary"], part, counts)
+            beside, told = auxiliary.loss(noisy, before.extra, part, counts)
             return own + beside, ({**metrics, **told, "loss/total": own + beside}, priority)
 
         metrics, priority, grads = accumulate_by_sequence(loss, state.params, sample, partition)
         rate = optimizer.rate(state.step)
         state, norm = optimizer.apply(state, grads)
-        extra = {
-            "target": optax.periodic_update(
-                state.params, before.extra["target"], before.learner_step + 1, config.target_period
-            ),
-            "auxiliary": auxiliary.move(before.extra["auxiliary"], metrics, counts),
-        }
+        target = optax.periodic_update(
+            state.params, before.extra["target"], before.learner_step + 1, config.target_period
+        )
+        extra = {"target": target, **auxiliary.move(before.extra, metrics, counts)}
         told = {"grad/norm": norm, "loss/learning_rate": rate, "loss/weight": jnp.mean(sample.weight)}
         return dataclasses.replace(state, extra=extra, key=key), {**metrics, **told}, priority
 

@@ -22,22 +22,23 @@ class Auxiliary:
     """A loss beside an agent's own.
 
     Attributes:
-        init: () -> its first state, a pytree of small arrays, the same on every device.
+        init: () -> its first state, small arrays by name, the same on every device; empty if it has none.
         count: (trajectory [T, B] of the whole batch) -> counts by name, [] float32 each, by which sums are divided.
-        loss: (params, state, sample [T, B], counts) -> (loss [], metrics). The sample is a part of the batch, its
-            trajectory with the network's own carry; loss and metrics add up to the batch's over its parts. The loss is
-            differentiated with respect to `params`, which may have noise. Reset rows carry no loss.
-        move: (state, metrics of the whole batch, counts) -> the next state.
+        loss: (params, extra, sample [T, B], counts) -> (loss [], metrics). `LearnerState.extra` has its state among
+            the agent's own. The sample is a part of the batch, its trajectory with the network's own carry; loss and
+            metrics add up to the batch's over its parts. The loss is differentiated with respect to `params`, which may
+            have noise. Reset rows carry no loss.
+        move: (extra, metrics of the whole batch, counts) -> the next state of its own.
     """
 
-    init: Callable[[], PyTree]
+    init: Callable[[], dict[str, jax.Array]]
     count: Callable[[Trajectory], Counts]
     loss: Callable[[PyTree, PyTree, Sample, Counts], tuple[jax.Array, Metrics]]
-    move: Callable[[PyTree, Metrics, Counts], PyTree] = lambda state, metrics, counts: state
+    move: Callable[[PyTree, Metrics, Counts], dict[str, jax.Array]] = lambda extra, metrics, counts: {}
 
 
 NO_AUXILIARY = Auxiliary(
     init=lambda: {},
     count=lambda trajectory: {},
-    loss=lambda params, state, sample, counts: (jnp.zeros(()), {}),
+    loss=lambda params, extra, sample, counts: (jnp.zeros(()), {}),
 )

@@ -61,13 +61,13 @@ def make_auxiliary(config: AuxiliaryConfig, network: AtomNetwork, shape: Sequenc
         sequences = jnp.asarray(trajectory.first.shape[1], jnp.float32)
         return {"steps": jnp.sum(known, dtype=jnp.float32), "sequences": sequences}
 
-    def loss(params: PyTree, state: PyTree, sample: Sample, counts: Counts) -> tuple[jax.Array, Metrics]:
+    def loss(params: PyTree, extra: PyTree, sample: Sample, counts: Counts) -> tuple[jax.Array, Metrics]:
         imagined = imagine(config, network, shape, params, sample.trajectory)
         compared = network.values(params, imagined.latent)
         if config.kind == "features":
             distance = feature_distance(network, params, imagined)
         else:
-            distance = value_distance(config, compared, imagined.observed, state["value_size"])
+            distance = value_distance(config, compared, imagined.observed, extra["value_size"])
         weighted = jnp.where(imagined.is_known, sample.weight[:, None] * distance, 0.0)
         total = jnp.sum(weighted) / counts["sequences"]
         gap = jnp.abs(compared.q_values - imagined.observed.q_values)
@@ -82,8 +82,8 @@ def make_auxiliary(config: AuxiliaryConfig, network: AtomNetwork, shape: Sequenc
             "value/size": mean(jnp.abs(imagined.observed.q_values)),
         }
 
-    def move(state: PyTree, metrics: Metrics, counts: Counts) -> PyTree:
-        size = state["value_size"]
+    def move(extra: PyTree, metrics: Metrics, counts: Counts) -> dict[str, jax.Array]:
+        size = extra["value_size"]
         moved = size + config.size_rate * (metrics["value/size"] - size)
         return {"value_size": jnp.where(counts["steps"] > 0, moved, size)}
 
