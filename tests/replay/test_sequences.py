@@ -123,7 +123,7 @@ def test_an_update_learns_as_often_as_its_ratio_says_once_there_is_a_sequence(at
     ratios = [float(metrics["replay/ratio"]) for metrics in found]
     filling = next(n for n, ratio in enumerate(ratios) if ratio)
     np.testing.assert_allclose(ratios, [0.0] * filling + [AT[at]["replay__ratio"]] * (9 - filling), rtol=1e-6)
-    assert filling == {"unrolls": 2, "rows": 1, "critics": 0}[at]
+    assert filling == {"unrolls": 2, "rows": 1, "critics": 0, "atoms": 1}[at]
     assert int(state.learner_step) == 4 * (9 - filling)
     assert all(np.isfinite(x) for metrics in found for x in metrics.values())
     assert [float(metrics["replay/size"]) for metrics in found] == [1, 2, 3, 4, 5, 5, 5, 5, 5]
