@@ -168,3 +168,22 @@ def use_apex(config: ml_collections.ConfigDict) -> None:
     config.agent.length = 1
     config.agent.n_steps = 3
     config.agent.share_of_max = 1.0
+
+
+def use_vcr(config: ml_collections.ConfigDict) -> None:
+    """Makes the agent VCR on Rainbow, with the numbers of SPR for 100,000 steps: two learner steps an env step.
+
+    Source: Yue et al. 2023, arXiv:2206.12542; Schwarzer et al. 2021, arXiv:2007.05929, appendix.
+    """
+    config.replay.capacity = 100_000
+    config.replay.batch = 32
+    config.replay.ratio = 64.0
+    config.replay.min_steps = 2_000
+    config.replay.priority_exponent = 0.5
+    config.replay.importance_exponent = 0.4
+    config.agent.name = "rainbow"
+    config.agent.n_steps = 10
+    config.agent.target_period = 1
+    config.agent.optimizer.learning_rate = 1e-4
+    config.agent.auxiliary = {"kind": "value"}
+    config.evaluate.greedy = True

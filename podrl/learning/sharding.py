@@ -125,7 +125,8 @@ def gather_for_use(network: AnyNetwork, learner: Mesh, rules: Sequence[ShardingR
         return lambda params, *args: function(jax.tree_util.tree_map_with_path(gather_leaf, params), *args)
 
     record: Any = network
-    functions = {name: getattr(record, name, None) for name in ("unroll", "rows", "transition", "predict")}
+    own = ("unroll", "rows", "transition", "predict", "values", "project")
+    functions = {name: getattr(record, name, None) for name in own}
     return dataclasses.replace(record, **{name: gathered(found) for name, found in functions.items() if found})
 
 

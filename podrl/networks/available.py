@@ -5,6 +5,7 @@ import functools
 from podrl.config.config import NetworkConfig
 from podrl.networks.action_values import make_q_network
 from podrl.networks.actor_critic import make_actor_critic
+from podrl.networks.atoms import make_atom_network
 from podrl.networks.continuous import make_policy_network, make_state_value_network, make_twin_q_network
 from podrl.networks.interface import Networks
 from podrl.networks.shared_encoder import make_shared_networks
@@ -26,6 +27,7 @@ def make_networks(config: NetworkConfig, spec: EnvSpec, *, layers_are_split: boo
         policy=functools.partial(make_policy_network, config, spec, layers_are_split=layers_are_split),
         twin_q=functools.partial(make_twin_q_network, config, spec, layers_are_split=layers_are_split),
         model=functools.partial(make_model_network, config, spec, layers_are_split=layers_are_split),
+        atoms=functools.partial(make_atom_network, config, spec, layers_are_split=layers_are_split),
         state_value=functools.partial(make_state_value_network, config, spec, layers_are_split=layers_are_split),
         shared=functools.partial(make_shared_networks, config, spec, layers_are_split=layers_are_split),
     )

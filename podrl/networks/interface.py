@@ -8,7 +8,7 @@ from flax import struct
 import jax
 from jax import numpy as jnp
 
-from podrl.networks.model_records import LatentState, ModelOutput, ModelShape
+from podrl.networks.model_records import AtomShape, LatentState, ModelOutput, ModelShape
 from podrl.ops.distributions import Distribution
 from podrl.types import PyTree, Timestep, Trajectory
 
@@ -40,6 +40,19 @@ class QOutput:
     def value(self) -> jax.Array:
         """[...] float32; the value of the best action."""
         return jnp.max(self.q_values, axis=-1)
+
+
+@struct.dataclass(kw_only=True)
+class AtomOutput(QOutput):
+    """The output of a network of action values that are means of distributions over atoms.
+
+    Attributes:
+        logits: [..., A, N] float32; of each action's distribution, also of those that a mask forbids.
+        latent: [..., F] float32; what the head saw.
+    """
+
+    logits: jax.Array
+    latent: jax.Array
 
 
 def forget_action(carry: PyTree, action: jax.Array) -> PyTree:
@@ -152,6 +165,26 @@ class ModelNetwork(NetworkFunctions[LatentState]):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class AtomNetwork(NetworkFunctions[AtomOutput]):
+    """A network of action values as distributions over atoms. Latents are those of its outputs.
+
+    Attributes:
+        add_noise: (params, keys [N]) -> params with the noise of its layers, one for each environment [B] that it is
+            evaluated in, or a single one for all; the same params if it has no noisy layers.
+        values: (params, latents [..., F]) -> `AtomOutput` of [..., ...]. Leading axes have environments first.
+        transition: (params, latents [..., F], actions [...]) -> the next latents; for a network with a model.
+        project: (params, latents [..., F]) -> what is compared of them, [..., P]; for one with a projection.
+        predict: (params, [..., P] of imagined latents) -> that of observed ones.
+    """
+
+    add_noise: Callable[[PyTree, jax.Array], PyTree]
+    values: Callable[[PyTree, jax.Array], AtomOutput]
+    transition: Callable[[PyTree, jax.Array, jax.Array], jax.Array]
+    project: Callable[[PyTree, jax.Array], jax.Array]
+    predict: Callable[[PyTree, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class StateValueNetwork:
     """A network of the value V(s) of what the policy's network sees, with parameters under the name `state_value`.
 
@@ -184,6 +217,7 @@ class Networks:
         state_value: () -> a network of the values of states.
         shared: (*, features) -> a deterministic policy's network and a `TwinQNetwork` behind one encoder; see
             `podrl.networks.shared_encoder`.
+        atoms: (`AtomShape`) -> a network of action values as distributions, for one discrete action.
     """
 
     actor_critic: Callable[[], Network]
@@ -193,6 +227,7 @@ class Networks:
     model: Callable[[ModelShape], ModelNetwork]
     state_value: Callable[[], StateValueNetwork]
     shared: Callable[..., tuple[PolicyNetwork, TwinQNetwork]]
+    atoms: Callable[[AtomShape], AtomNetwork]
 
     def map(self, change: Callable[[Any], Any]) -> "Networks":
         """The same networks, each as `change`, (network) -> network, returns it."""
@@ -204,4 +239,5 @@ class Networks:
             model=lambda shape: change(self.model(shape)),
             state_value=lambda: change(self.state_value()),
             shared=lambda **asked: tuple(map(change, self.shared(**asked))),
+            atoms=lambda shape: change(self.atoms(shape)),
         )

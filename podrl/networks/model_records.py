@@ -5,6 +5,8 @@ import dataclasses
 from flax import struct
 import jax
 
+from podrl.ops.atoms import Support
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelShape:
@@ -52,3 +54,24 @@ class ModelOutput:
     policy: jax.Array
     value: jax.Array
     reward: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AtomShape:
+    """The size and shape of a network of action values as distributions over atoms.
+
+    Attributes:
+        support: The atoms.
+        dueling: Whether a state's logits and each action's are added.
+        noisy: Whether the head's layers have noise on their weights (`podrl.networks.noisy`).
+        sigma: The scale of that noise at first.
+        has_model: Whether latents can be followed along actions.
+        projection: Entries of what is compared of latents, for a network with a model; 0 without.
+    """
+
+    support: Support
+    dueling: bool = True
+    noisy: bool = True
+    sigma: float = 0.5
+    has_model: bool = False
+    projection: int = 0

@@ -1,5 +1,6 @@
 """Advantages and returns of a policy from its own steps, and the clipping of rewards."""
 
+from flax import struct
 import jax
 import jax.numpy as jnp
 
@@ -107,3 +108,42 @@ def n_step_returns(
         longer = jnp.where(is_transition, rewards + discounts * returns[1:], values[:-1])
         returns = jnp.concatenate([longer, values[-1:]])
     return returns[:-1]
+
+
+@struct.dataclass(kw_only=True)
+class Bootstrap:
+    """What a return over several steps adds to the discounted value of the row that it bootstraps from.
+
+    Attributes:
+        rewards: [T, B]; the discounted rewards of its steps.
+        discounts: [T, B]; the product of their discounts, 0 where the episode terminated within them.
+        row: [T, B] int32; the row, from 0 to T.
+    """
+
+    rewards: jax.Array
+    discounts: jax.Array
+    row: jax.Array
+
+
+def n_step_bootstrap(
+    rewards: jax.Array, discounts: jax.Array, is_transition: jax.Array, *, num_steps: int
+) -> Bootstrap:
+    """Returns the parts of `n_step_returns`, for values that are not numbers: that is `rewards + discounts * V[row]`.
+
+    Args:
+        rewards: [T, B] in the units of the return, after any clipping by the agent.
+        discounts: [T, B] in [0, 1]; zero where the episode terminated, not where it was truncated.
+        is_transition: [T, B] bool; false on reset rows, whose own row is meant.
+        num_steps: n, at least 1.
+    """
+    zeros, rows = jnp.zeros_like(rewards), jnp.arange(len(rewards) + 1, dtype=jnp.float32)[:, None]
+    shape = (len(rewards) + 1, *rewards.shape[1:])
+
+    def returns(values: jax.Array, rewards: jax.Array, discounts: jax.Array) -> jax.Array:
+        return n_step_returns(jnp.broadcast_to(values, shape), rewards, discounts, is_transition, num_steps=num_steps)
+
+    return Bootstrap(
+        rewards=returns(jnp.zeros(()), rewards, discounts),
+        discounts=returns(jnp.ones(()), zeros, discounts),
+        row=returns(rows, zeros, zeros + 1).astype(jnp.int32),
+    )

@@ -71,10 +71,18 @@ def spec_of(name, kind):
     return next((spec for spec in (SPECS[kind], ONE_CHOICE.get(kind)) if takes(name, spec)), None)
 
 
+def config_of(name, kind):
+    """The default, of an agent that may start sequences anywhere with the starts that a core needs."""
+    config = importlib.import_module(name).AgentConfig()
+    if kind == "memory" and getattr(config, "starts", None) == "rows":
+        return dataclasses.replace(config, starts="unrolls")
+    return config
+
+
 def make_agent(name, kind, spec, config=None):
     module, networks = importlib.import_module(name), make_networks(NETWORKS[kind], spec)
     return module.make_agent(
-        config or module.AgentConfig(), networks=networks, spec=spec, num_envs=NUM_ENVS, num_updates=NUM_UPDATES
+        config or config_of(name, kind), networks=networks, spec=spec, num_envs=NUM_ENVS, num_updates=NUM_UPDATES
     )
 
 
@@ -104,11 +112,14 @@ class Case:
         return random_trajectory(self.agent, self.spec, 6, 8, seed)
 
     def params_further_from_uniform(self, scale=5):
-        """At the end of the run, where agents that explore do so least."""
-        params, extra = jax.tree.map(  # Target networks may act. What is counted down is over.
-            lambda x: np.asarray(scale * np.asarray(x), x.dtype) if x.dtype == jnp.float32 else np.zeros_like(x),
-            (self.state.params, self.state.extra),
-        )
+        """At the end of the run, where agents that explore do so least: learned noise is small."""
+
+        def scaled(path, x):
+            factor = 0.1 if "_sigma" in jax.tree_util.keystr(path[-1:]) else scale
+            return np.asarray(factor * np.asarray(x), x.dtype) if x.dtype == jnp.float32 else np.zeros_like(x)
+
+        # Target networks may act. What is counted down is over.
+        params, extra = jax.tree_util.tree_map_with_path(scaled, (self.state.params, self.state.extra))
         return self.agent.actor_params(
             dataclasses.replace(self.state, params=params, extra=extra, step=jnp.asarray(NUM_UPDATES, jnp.int32))
         )

@@ -27,8 +27,9 @@ RUN_SLOWLY = (
 )
 RUN_SLOWLY += ("impala_metaworld", "impala_minigrid", "impala_procgen", "impala_vizdoom", "ppo_2048", "ppo_football")
 RUN_SLOWLY += ("ppo_halfcheetah", "ppo_memory", "pqn_atari", "r2d2_memory", "sac_inverted_double_pendulum")
+RUN_SLOWLY += ("rainbow_minatar", "vcr_atari100k")
 # Their agents, sources and networks are those of others above, or of commands of the README.
-RUN_RARELY = ("impala_pong", "r2d2_minigrid_memory", "sac_pendulum", "seed_r2d2_memory")
+RUN_RARELY = ("impala_pong", "r2d2_minigrid_memory", "sac_pendulum", "seed_r2d2_memory", "vcr_minatar")
 # Configs of agents that learn from a data set. Each smoke form records one.
 RUN_ON_DATA = ("bc", "cql", "iql", "misa", "td3_bc")
 # A deep network's updates of as many images as users have would take most of the test's time.

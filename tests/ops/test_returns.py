@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from podrl.ops.returns import clip_reward, gae, lambda_returns, n_step_returns
+from podrl.ops.returns import clip_reward, gae, lambda_returns, n_step_bootstrap, n_step_returns
 
 
 def paper_sum(values, rewards, discounts, is_transition, lambda_):
@@ -164,6 +164,22 @@ class TestNStepReturns:
         np.testing.assert_array_equal(*both)
         gradient = jax.grad(lambda values: jnp.sum(n_step_returns(values, rewards, discounts, mask, num_steps=3)))
         np.testing.assert_array_equal(gradient(jnp.asarray(values)), 0.0)
+
+    @pytest.mark.parametrize("num_steps", [1, 4])
+    def test_its_parts_say_what_a_value_of_the_last_row_adds(self, num_steps):
+        both = jax.jit(
+            lambda values, *rows: (
+                n_step_returns(values, *rows, num_steps=num_steps),
+                n_step_bootstrap(*rows, num_steps=num_steps),
+            )
+        )
+        for seed in range(3):
+            values, rewards, discounts, mask = random_inputs(seed, 10, 3)
+            expected, parts = jax.device_get(both(values, rewards, discounts, mask))
+            found = parts.rewards + parts.discounts * np.take_along_axis(values, parts.row, 0)
+            np.testing.assert_allclose(found, expected, atol=2e-5)
+            assert (parts.row >= np.arange(10)[:, None]).all()
+            assert (parts.row <= np.arange(10)[:, None] + num_steps).all()
 
 
 def test_rewards_are_clipped_on_both_sides_or_not_at_all():

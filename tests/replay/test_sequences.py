@@ -47,7 +47,8 @@ PIXELS = {
     **{"env_id": "dot", "env__source": "tests.envs.dot", "agent": "drq", "replay__ratio": 0.4},
     **{"network__encoder": "drq", "agent__features": 8, "agent__random_steps": 2000},
 }
-AT = {"unrolls": UNROLLS, "rows": ROWS, "critics": CRITICS, "pixels": PIXELS}
+ATOMS = {**ROWS, "agent": "rainbow", "agent__auxiliary__kind": "value", "agent__auxiliary__distance": "mse"}
+AT = {"unrolls": UNROLLS, "rows": ROWS, "critics": CRITICS, "pixels": PIXELS, "atoms": ATOMS}
 
 
 def going_on(trajectory, before):
@@ -90,6 +91,7 @@ def by_environment(ring):
     [
         ("unrolls", 8, 1),
         ("rows", 2, 2),
+        ("atoms", 8, 1),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
@@ -133,7 +135,7 @@ def test_an_update_learns_as_often_as_its_ratio_says_once_there_is_a_sequence(at
     ratios = [float(metrics["replay/ratio"]) for metrics in found]
     filling = next(n for n, ratio in enumerate(ratios) if ratio)
     np.testing.assert_allclose(ratios, [0.0] * filling + [AT[at]["replay__ratio"]] * (9 - filling), rtol=1e-6)
-    assert filling == {"unrolls": 2, "rows": 1, "critics": 0}[at]
+    assert filling == {"unrolls": 2, "rows": 1, "critics": 0, "atoms": 1}[at]
     assert int(state.learner_step) == 4 * (9 - filling)
     assert all(np.isfinite(x) for metrics in found for x in metrics.values())
     assert [float(metrics["replay/size"]) for metrics in found] == [1, 2, 3, 4, 5, 5, 5, 5, 5]

@@ -114,6 +114,11 @@ class TestInOneProcess:
                 **{"network__core": "lstm", "network__core_size": 8, "network__frame_stack": 3},
                 **{"network__normalize_observations": True, "network__normalize_rewards": True},
             },
+            {
+                **{"agent": "rainbow", "agent__auxiliary__kind": "value", "agent__auxiliary__distance": "mse"},
+                **{"replay__capacity": 200, "replay__batch": 16, "replay__groups": 2, "replay__min_steps": 60},
+                "network__frame_stack": 2,
+            },
         ],
     )
     def test_nor_on_several_devices_with_other_lags_running_statistics_shuffled_minibatches_or_memory(

@@ -10,7 +10,7 @@ from jax import numpy as jnp
 
 from podrl.agents.parts.interface import Partition, SequenceShape
 from podrl.networks.interface import NetworkFunctions, Output, QNetwork, QOutput
-from podrl.ops.minibatches import accumulate_gradients
+from podrl.ops.minibatches import accumulate_gradients, take_rows
 from podrl.ops.q_values import double_q_value, value_of_action
 from podrl.ops.returns import n_step_returns
 from podrl.types import Metrics, PyTree, Sample, Trajectory
@@ -106,6 +106,20 @@ def evaluate_transitions(
         return jax.tree.map(lambda x: x[: end - start], behind)
     rows = jnp.arange(start, end, dtype=jnp.int32)[:, None]
     return network.rows(params, trajectory, jnp.broadcast_to(rows, (end - start, batch)))
+
+
+def evaluate_rows(
+    network: NetworkFunctions[Output], params: PyTree, trajectory: Trajectory, burn_in: int
+) -> Callable[[jax.Array], Output]:
+    """Returns (rows [R, B] int32) -> output [R, B, ...], for rows `burn_in` to T of [T, B].
+
+    A network that can evaluates those rows alone; another one all of them, once.
+    """
+    alone = network.rows
+    if alone is not None:
+        return lambda rows: alone(params, trajectory, rows)
+    behind = unroll_after_burn_in(network, params, trajectory, burn_in)
+    return lambda rows: take_rows(behind, rows - burn_in)
 
 
 def double_q_behind(
