@@ -190,15 +190,13 @@ def _cost_run(
     in_loop: bool | None = None,
 ) -> RunCosts:
     start_s = time.perf_counter()
-    seeds = assembly.config.topology.seeds
-    check(seeds == 1, f"Found topology.seeds={seeds}; a plan is of one seed. Use topology.seeds=1.")
     config, spec, topology, layout = assembly.config, assembly.spec, assembly.topology, assembly.layout
+    check((seeds := config.topology.seeds) == 1, f"Found topology.seeds={seeds}; a plan is of one seed. Use 1.")
     act, actors, upload, download, rollout = None, 0, 0, 0, 0
+    program: Any
     if config.topology.placement == "anakin":
         environment = make_environment(assembly.source, config.env)
-        program: Any = FusedLearner(
-            config, assembly.agent, environment, spec, topology, assembly.rules, in_loop=in_loop
-        )
+        program = FusedLearner(config, assembly.agent, environment, spec, topology, assembly.rules, in_loop=in_loop)
         traced = program.trace()
     else:
         unroller = make_unroller(config, assembly.agent, spec, layout)
