@@ -61,7 +61,7 @@ def errors_of(capsys, *arguments):
         (
             "--config.agent.name=impalla",
             "agent.name='impalla' is not known; did you mean 'impala'? "
-            "Available: bc, drq, impact, impala, iql, misa, ppo, pqn, r2d2, rosmo, sac, td3, vmpo.",
+            "Available: bc, drq, impact, impala, iql, misa, ppo, pqn, r2d2, rainbow, rosmo, sac, td3, vmpo.",
         ),
         ("--config.agent.name=__main__", "agent.name='__main__'"),
         ("--config.network.encoder=resnt", "network.encoder='resnt' is not known; did you mean 'resnet'?"),

@@ -9,6 +9,8 @@ import pytest
 from docs.make_config_reference import reference
 from podrl.agents.parts.loading import agent_names, load_agent
 from podrl.assembly import resolve
+from podrl.config.augment import AugmentConfig
+from podrl.config.auxiliary import AuxiliaryConfig
 from podrl.config.config import Config, ConfigError
 from podrl.config.config_dict import default_sections
 from podrl.config.optimizer import OptimizerConfig
@@ -121,14 +123,12 @@ def test_every_key_has_values_in_the_table():
     sections = [Config, *(hints[name] for name in (*default_sections(), "env"))]
     for section in (
         *sections,
-        OptimizerConfig,
-        PopArtConfig,
+        *(OptimizerConfig, PopArtConfig, AugmentConfig, AuxiliaryConfig),
         *(load_agent(name).AgentConfig for name in agent_names()),
     ):
         for field in dataclasses.fields(section):
             key = f"{section.__name__}.{field.name}"
-            is_section = section is Config and (field.name == "agent" or dataclasses.is_dataclass(field.type))
-            is_section = is_section or field.type in (OptimizerConfig, PopArtConfig)
+            is_section = dataclasses.is_dataclass(field.type) or (section is Config and field.name == "agent")
             free = field.type is bool or is_section or key == "EnvConfig.options"
             assert (values_of(field) is None) == free, key
 
