@@ -12,7 +12,7 @@ import jax
 
 from podrl.agents.parts.interface import Agent
 from podrl.agents.parts.preferences import make_preferences
-from podrl.config.config import Config, check
+from podrl.config.config import Config
 from podrl.experience.unroll import Unroller
 from podrl.learning.replay import ring_shape
 from podrl.mesh import Topology
@@ -32,9 +32,6 @@ def make_rounds(
         spec: The spec of one environment.
         topology: The devices.
         state_shape: Shapes, dtypes and shardings of the learner's state.
-
-    Raises:
-        ConfigError: If the replay is too small, or is so at the first round.
     """
     reader, model = _make_reader(config, agent, spec, topology), make_preferences(config.rewards, spec)
 
@@ -61,7 +58,7 @@ def make_rounds(
 def _make_reader(config: Config, agent: Agent, spec: EnvSpec, topology: Topology) -> SegmentReader:
     rewards, actors = config.rewards, config.actors
     unroller = Unroller(agent=agent, spec=spec, unroll_length=actors.unroll_length, num_envs=actors.num_envs)
-    reader = make_segment_reader(
+    return make_segment_reader(
         topology.learner,
         ring_shape(config),
         unroller.state_shape.rollout,
@@ -69,11 +66,3 @@ def _make_reader(config: Config, agent: Agent, spec: EnvSpec, topology: Topology
         length=rewards.segment_length,
         least=2 * rewards.queries * rewards.candidates,
     )
-    needed = reader.shape.unrolls_until_live()
-    check(
-        rewards.first_round >= needed,
-        f"The first round of questions comes after update {rewards.first_round} (rewards.every_updates, "
-        f"rewards.first_update), and until update {needed} no environment has made rewards.segment_length="
-        f"{rewards.segment_length} steps. Use rewards.first_update={needed} or more.",
-    )
-    return reader

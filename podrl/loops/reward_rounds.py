@@ -10,7 +10,6 @@ def with_rounds(assembly: Assembly, hooks: Hooks | None) -> Hooks | None:
     """Returns the hooks with the rounds of a learned reward between updates, if the run learns its rewards.
 
     Raises:
-        ConfigError: If the replay is too small for the segments that rounds ask about.
         ValueError: If the hooks have another function between updates.
     """
     config = assembly.config

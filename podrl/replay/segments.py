@@ -24,13 +24,11 @@ class SegmentReader:
 
     Attributes:
         num: N, segments that are drawn: those asked for, rounded up to equal shares of the groups.
-        shape: The ring's numbers, as if sequences were of the segments' length.
         read: (ring, key) -> the segments [L, N], and which of them were found within one episode, [N] bool. To be
             called inside a compiled program that does not consume the ring.
     """
 
     num: int
-    shape: RingShape
     read: Callable[[SequenceRing, jax.Array], tuple[Trajectory, jax.Array]]
 
 
@@ -65,4 +63,4 @@ def make_segment_reader(
         within = jnp.all(trajectory.is_transition, axis=0)
         return trajectory, within & (drawn.probability[order] > 0)
 
-    return SegmentReader(num=num, shape=own, read=read)
+    return SegmentReader(num=num, read=read)

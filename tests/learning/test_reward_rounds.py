@@ -29,7 +29,7 @@ def make_run(devices=1, start=None, **overrides):
     def save(snapshot):
         saved.append(dataclasses.replace(snapshot, state=jax.tree.map(jnp.copy, snapshot.state)))
 
-    outcome, rows = run(make_config("Pendulum-v1", **PREFERENCES, **overrides), devices, start=start, save=save)
+    outcome, rows = run(make_config("Pendulum-v1", **{**PREFERENCES, **overrides}), devices, start=start, save=save)
     return jax.device_get(outcome.state.extra["reward"]), outcome, rows, saved
 
 
@@ -79,7 +79,7 @@ def test_eight_devices_ask_the_same_and_learn_the_same(whole):
 
 def test_a_first_round_that_would_find_no_segment_is_refused():
     with pytest.raises(ConfigError, match=r"Use rewards.first_update=11 or more"):
-        make_run(rewards__segment_length=43)
+        make_run(rewards__segment_length=43)  # Before anything is compiled.
 
 
 @pytest.mark.slow
