@@ -40,7 +40,7 @@ class RewardsConfig:
         hidden_sizes: widths of the layers before the latent.
         decoder_sizes: widths of the layers after the latent.
         tanh_output: whether a reward is the hyperbolic tangent of what the network puts out.
-        learning_rate: that of Adam, for every member.
+        learning_rate: Adam's learning rate, for every member.
         refit_steps: optimizer steps of each member in a round.
         refit_batch: labels in each of these steps.
         neighbours: before the first round a step's reward is log(c + distance to the k-th nearest observation of its
