@@ -17,7 +17,7 @@ import ml_collections
 
 from podrl.agents.parts.interface import Agent
 from podrl.agents.parts.loading import find_config_type, load_agent
-from podrl.agents.parts.normalization import normalize_observations, normalize_rewards
+from podrl.agents.parts.wrapping import wrap_agent
 from podrl.config.config import Config, check_counts
 from podrl.config.config_dict import as_values, from_config_dict
 from podrl.envs.loading import load_environment
@@ -40,6 +40,7 @@ from podrl.learning.seeds import SeedsLearner, check_seeds
 from podrl.learning.sharding import make_split_networks
 from podrl.loops import anakin, offline, sebulba
 from podrl.loops.interface import Assembly, Hooks, Outcome, SeedRun, Services
+from podrl.loops.reward_rounds import with_rounds
 from podrl.mesh import ShardingRule, Topology, make_topology
 from podrl.networks.available import make_networks
 from podrl.networks.interface import Networks
@@ -190,7 +191,7 @@ def make_split_agent(
 
 
 def make_wrapped_agent(config: Config, networks: Networks, spec: EnvSpec, begun: Counters | None = None) -> Agent:
-    """The agent with its networks, and with what `config.network` says about the scale of what it learns from.
+    """The agent with its networks, and with what the config puts around it, see `podrl.agents.parts.wrapping`.
 
     Args:
         config: The run's config.
@@ -199,7 +200,7 @@ def make_wrapped_agent(config: Config, networks: Networks, spec: EnvSpec, begun:
         begun: Where the run resumes; None if it begins.
 
     Raises:
-        ConfigError: if the environment's observations have no scale.
+        ConfigError: if the environment's observations do not fit that.
     """
     begun = begun or Counters()
     replays = config.agent.update_shape.sequences is not None and not config.is_offline
@@ -214,9 +215,7 @@ def make_wrapped_agent(config: Config, networks: Networks, spec: EnvSpec, begun:
         partition=partition_of(config),
         **own,
     )
-    if config.network.normalize_rewards:
-        agent = normalize_rewards(agent, config.agent.discount)
-    return normalize_observations(agent, spec) if config.network.normalize_observations else agent
+    return wrap_agent(agent, config, spec)
 
 
 def run(
@@ -230,6 +229,7 @@ def run(
     seeds: Sequence[SeedRun] = (),
 ) -> Outcome:
     """Trains by the run loop of the config, see `podrl.loops`: from a data set, or as `topology.placement` says."""
+    hooks = with_rounds(assembly, hooks)
     loop: Callable[..., Outcome] = sebulba.run if assembly.recorded is None else offline.run
     if not isinstance(assembly.learner, Learner):
         loop = functools.partial(anakin.run, seeds=seeds)

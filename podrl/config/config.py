@@ -15,6 +15,7 @@ from podrl.config.ranges import LONGEST_S, SIZE, check_values, choice, number, t
 from podrl.config.record import RecordConfig
 from podrl.config.remote import RemoteConfig
 from podrl.config.replay import ReplayConfig
+from podrl.config.rewards import RewardsConfig
 from podrl.config.sections import ENV_SETTINGS, ActorsConfig, EnvConfig, NetworkConfig, check_not_a_setting
 from podrl.config.topology import TopologyConfig
 from podrl.mistakes import MISTAKE, ConfigError, check, check_one_of, did_you_mean, shown
@@ -32,6 +33,7 @@ __all__ = [
     "LogConfig",
     "NetworkConfig",
     "ReplayConfig",
+    "RewardsConfig",
     "TopologyConfig",
     "check",
     "check_counts",
@@ -61,7 +63,7 @@ class Config:
         watchdog_s: seconds without progress in any thread, compilation not counted, before the run ends with a report
             of which thread waits for which; longer than `actors.timeout_s`, whose errors say more.
         agent: an instance of `AgentConfig` from the agent's module.
-        env, actors, remote, replay, data, network, topology, checkpoint, evaluate, log, record: the sections.
+        env, actors, remote, replay, rewards, data, network, topology, checkpoint, evaluate, log, record: the sections.
     """
 
     name: str = text(100, "run", refused="/\\*?[]")
@@ -77,6 +79,7 @@ class Config:
     remote: RemoteConfig
     agent: Any
     replay: ReplayConfig
+    rewards: RewardsConfig
     data: DataConfig
     network: NetworkConfig
     topology: TopologyConfig
@@ -102,6 +105,7 @@ class Config:
             f"watchdog_s={self.watchdog_s:g} must be longer than actors.timeout_s={self.actors.timeout_s:g} (seconds).",
         )
         self.remote.check_run(self.topology.placement, self.actors.timeout_s, self.watchdog_s)
+        self.rewards.check_run(self)
         self.record.check_run(self.topology.placement, is_offline=self.is_offline)
         _check_lag(self)
 

@@ -15,17 +15,9 @@ import ml_collections
 
 from podrl.config.config import (
     ENV_SETTINGS,
-    ActorsConfig,
-    CheckpointConfig,
     Config,
     ConfigError,
-    DataConfig,
     EnvConfig,
-    EvaluateConfig,
-    LogConfig,
-    NetworkConfig,
-    ReplayConfig,
-    TopologyConfig,
     check,
     check_counts,
     shown,
@@ -33,8 +25,6 @@ from podrl.config.config import (
 from podrl.config.keys import check_keys_known
 from podrl.config.marks import Typed
 from podrl.config.reading import read_key
-from podrl.config.record import RecordConfig
-from podrl.config.remote import RemoteConfig
 from podrl.config.renamed import RENAMED, with_new_names
 from podrl.config.smoke import shrink
 
@@ -82,18 +72,8 @@ def as_values(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def default_sections() -> dict[str, ml_collections.ConfigDict]:
     """Returns podrl's defaults for the sections that mean the same for every agent and environment."""
-    sections = {
-        "actors": ActorsConfig,
-        "remote": RemoteConfig,
-        "replay": ReplayConfig,
-        "data": DataConfig,
-        "network": NetworkConfig,
-        "topology": TopologyConfig,
-        "checkpoint": CheckpointConfig,
-        "evaluate": EvaluateConfig,
-        "log": LogConfig,
-        "record": RecordConfig,
-    }
+    sections: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Config)}
+    sections = {name: kind for name, kind in sections.items() if dataclasses.is_dataclass(kind) and name != "env"}
     return {name: ml_collections.ConfigDict(dataclasses.asdict(section())) for name, section in sections.items()}
 
 

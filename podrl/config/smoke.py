@@ -54,4 +54,13 @@ def _with_short_sequences(config: Config) -> Config:
         ratio=config.replay.batch * learned / inserted,
         min_steps=min(config.replay.min_steps, _UPDATES_BEFORE_LEARNING * inserted, capacity),
     )
-    return dataclasses.replace(config, agent=agent, replay=replay)
+    rewards = dataclasses.replace(
+        config.rewards,
+        every_updates=3,
+        first_update=0,
+        queries=min(config.rewards.queries, 4),
+        max_queries=min(config.rewards.max_queries, 8),
+        segment_length=min(config.rewards.segment_length, length),
+        refit_steps=min(config.rewards.refit_steps, 4),
+    )
+    return dataclasses.replace(config, agent=agent, replay=replay, rewards=rewards)

@@ -1,10 +1,12 @@
 """The replay of a run: made from its config, and told in bytes."""
 
+import dataclasses
+
 import jax
 from jax.sharding import Mesh
 
 from podrl.agents.parts.interface import Agent
-from podrl.config.config import Config
+from podrl.config.config import Config, check
 from podrl.config.units import describe_bytes
 from podrl.experience.layout import Layout
 from podrl.experience.schedule import warm_up_updates
@@ -99,6 +101,21 @@ def check_sequence_replay(config: Config, layout: Layout, topology: Topology) ->
     )
     ring_shape(config)
     config.replay.learner_steps(config.env_steps_per_update, sequences.length)
+    if config.rewards.is_learned:
+        _check_segments(config)
+
+
+def _check_segments(config: Config) -> None:
+    """Raises `ConfigError` unless the ring has segments to ask about at the first round of a learned reward."""
+    rewards = config.rewards
+    shape = dataclasses.replace(ring_shape(config), length=rewards.segment_length, stride=1)
+    needed = shape.unrolls_until_live()
+    check(
+        rewards.first_round >= needed,
+        f"The first round of questions comes after update {rewards.first_round} (rewards.every_updates, "
+        f"rewards.first_update), and until update {needed} no environment has made rewards.segment_length="
+        f"{rewards.segment_length} steps. Use rewards.first_update={needed} or more.",
+    )
 
 
 def updates_before_learning(config: Config) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 ERA = 2**31 - 1  # Steps after which an environment's keys are folded once more; devices count steps in 32 bits.
 _NO_STEP = np.uint32(2**32 - 1)  # Folded in for a later era: no step of an era has this number.
 # The purposes. A new one gets a new number; changing a number changes every run.
-LEARN, ACT, EVALUATE, ENVIRONMENT, REFERENCE, RECORD, DATA = range(7)
+LEARN, ACT, EVALUATE, ENVIRONMENT, REFERENCE, RECORD, DATA, REWARD = range(8)
 
 
 def purpose_key(seed: int, purpose: int) -> jax.Array:
