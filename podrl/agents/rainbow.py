@@ -56,7 +56,7 @@ class AgentConfig:
         dueling: Whether the network's head adds a state's logits and each action's.
         noisy: Whether the head's layers have learned noise, by which actors explore.
         sigma: Scale of that noise at first.
-        epsilon: Probability of an action at random, beside the noise or in its place; also in evaluations, unless they
+        random_share: Probability of an action at random, beside the noise or in its place; also in evaluations, unless they
             are greedy (`evaluate.greedy`).
         starts: Where a sequence can start: `rows`, anywhere, for networks without a core; or `unrolls`, where an unroll
             did, with the carry that the ring keeps there.
@@ -86,7 +86,7 @@ class AgentConfig:
     dueling: bool = True
     noisy: bool = True
     sigma: float = number(0, 100, 0.5)
-    epsilon: float = number(0, 1, 0.0)
+    random_share: float = number(0, 1, 0.0)
     starts: str = choice(("rows", "unrolls"), "rows")
     burn_in: int = number(0, 10**6, 0)
     length: int = number(1, 10**6, 1)
@@ -183,7 +183,7 @@ def make_agent(
     )
     auxiliary = make_auxiliary(config.auxiliary, network, config.sequences)
     learn = _make_learn(config, network, auxiliary, optimizer, partition)
-    agent = make_noisy_agent(network, optimizer, learn, epsilon=config.epsilon)
+    agent = make_noisy_agent(network, optimizer, learn, epsilon=config.random_share)
 
     def init(key: jax.Array) -> LearnerState:
         state = agent.init(key)

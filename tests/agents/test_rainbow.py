@@ -141,7 +141,7 @@ def test_noise_explores_each_environment_by_its_own_key_and_evaluations_have_non
 
 
 def test_without_noise_epsilon_explores():
-    agent, num = make(AgentConfig(noisy=False, epsilon=0.6, **SMALL)), 2000
+    agent, num = make(AgentConfig(noisy=False, random_share=0.6, **SMALL)), 2000
     params = agent.actor_params(jax.jit(agent.init)(jax.random.key(0)))
     assert not any("sigma" in str(path) for path, _ in jax.tree_util.tree_leaves_with_path(params))
     carry, keys = agent.initial_carry(np.arange(num, dtype=np.uint32)), jax.random.split(jax.random.key(1), num)
