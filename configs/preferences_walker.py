@@ -3,8 +3,8 @@
 A thousand questions about pairs of segments of 50 steps, 30 % of them answered wrongly by the mean of the teachers. The
 first 9,000 env steps after the uniform ones explore by the entropy of states, as in PEBBLE.
 
-Source: Lee et al. 2021, PEBBLE, arXiv:2106.05091, table 4 and appendix B (rounds, segments, unsupervised steps); Xue et
-al. 2023, arXiv:2301.11774 (the latent). `rewards.kl_weight` and the mixture of teachers are this config's own.
+Source: Lee et al. 2021, PEBBLE, arXiv:2106.05091, table 4 and appendix B (rounds, segments, unsupervised steps). The
+mixture of teachers is this config's own.
 """
 
 import ml_collections

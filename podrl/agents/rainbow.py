@@ -56,8 +56,8 @@ class AgentConfig:
         dueling: Whether the network's head adds a state's logits and each action's.
         noisy: Whether the head's layers have learned noise, by which actors explore.
         sigma: Scale of that noise at first.
-        random_share: Probability of an action at random, beside the noise or in its place; also in evaluations, unless they
-            are greedy (`evaluate.greedy`).
+        random_share: Probability of an action at random, beside the noise or in its place; also in evaluations, unless
+            they are greedy (`evaluate.greedy`).
         starts: Where a sequence can start: `rows`, anywhere, for networks without a core; or `unrolls`, where an unroll
             did, with the carry that the ring keeps there.
         burn_in: Rows at a sequence's start that only warm up the carry, with `starts=unrolls`.

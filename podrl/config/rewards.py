@@ -40,7 +40,7 @@ class RewardsConfig:
         hidden_sizes: widths of the layers before the latent.
         decoder_sizes: widths of the layers after the latent.
         tanh_output: whether a reward is the hyperbolic tangent of what the network puts out.
-        learning_rate: Adam's learning rate, for every member.
+        refit_learning_rate: Adam's learning rate, for every member.
         refit_steps: optimizer steps of each member in a round.
         refit_batch: labels in each of these steps.
         neighbours: before the first round a step's reward is log(c + distance to the k-th nearest observation of its
@@ -64,14 +64,14 @@ class RewardsConfig:
     held_out: float = number(0, 0.9, 0.1)
     probe: int = number(1, 1e6, 256)
     members: int = number(1, 1000, 3)
-    model: str = choice(("latent", "plain"), "latent")
-    combine: str = choice(("confidence", "mean"), "confidence")
+    model: str = choice(("latent", "plain"), "plain")
+    combine: str = choice(("confidence", "mean"), "mean")
     latent_size: int = number(1, 1e5, 16)
     kl_weight: float = number(0, 1e9, 100.0)
     hidden_sizes: tuple[int, ...] = numbers(1, 1e5, (256, 256), longest=100)
     decoder_sizes: tuple[int, ...] = numbers(1, 1e5, (256,), longest=100)
     tanh_output: bool = True
-    learning_rate: float = number(1e-12, 10, 3e-4)
+    refit_learning_rate: float = number(1e-12, 10, 3e-4)
     refit_steps: int = number(1, 1e7, 200)
     refit_batch: int = number(1, 1e6, 50)
     neighbours: int = number(0, 1e6, 5)

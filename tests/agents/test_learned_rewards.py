@@ -82,7 +82,7 @@ def test_who_acts_has_neither_the_model_nor_the_environments_rewards():
         ({"agent": "impala"}, "agent.name='impala' does not have"),
         ({"network__last_reward": True}, "network.last_reward=True shows the network"),
         ({"network__normalize_rewards": True}, "network.normalize_rewards=True normalises"),
-        ({"rewards__model": "plain"}, "rewards.combine='confidence'"),
+        ({"rewards__combine": "confidence"}, "rewards.combine='confidence'"),
         ({"rewards__mistakes": (0.1, 0.2), "rewards__myopia": (1.0, 1.0, 0.9)}, "one value, or one for every teacher"),
         ({"topology__seeds": 2, "topology__placement": "anakin"}, "topology.seeds=2"),
     ],

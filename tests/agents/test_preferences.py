@@ -58,10 +58,12 @@ def measure(config, seed=0):
 
 
 SMALL = RewardsConfig(
+    model="latent",
+    combine="confidence",
     hidden_sizes=(32, 32),
     decoder_sizes=(32,),
     refit_steps=150,
-    learning_rate=2e-3,
+    refit_learning_rate=2e-3,
     held_out=0.0,
     segment_length=LENGTH,
 )
@@ -76,7 +78,7 @@ def test_600_labels_of_which_30_in_100_are_wrong_teach_the_reward():
 
 
 def test_an_ensemble_learns_from_labels_and_from_no_slot_that_is_held_out_or_empty():
-    config = dataclasses.replace(PLAIN, refit_steps=60, learning_rate=3e-3, held_out=0.5)
+    config = dataclasses.replace(PLAIN, refit_steps=60, refit_learning_rate=3e-3, held_out=0.5)
     ensemble = make_ensemble(config, SPEC)
     labels = make_labels(jax.random.key(1), 40, (0.0,))
     odd = jnp.arange(40) % 2 == 1

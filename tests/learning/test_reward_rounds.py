@@ -20,6 +20,7 @@ PREFERENCES = {
     **{"rewards__every_updates": 3, "rewards__queries": 4, "rewards__max_queries": 8, "rewards__refit_steps": 5},
     **{"rewards__hidden_sizes": (8,), "rewards__decoder_sizes": (8,), "rewards__probe": 16, "rewards__held_out": 0.5},
     **{"rewards__mistakes": (0.1, 0.5), "checkpoint__every_updates": 5},
+    **{"rewards__model": "latent", "rewards__combine": "confidence"},
 }
 
 

@@ -80,7 +80,7 @@ class Ensemble(NamedTuple):
 
     @property
     def _optimizer(self) -> optax.GradientTransformation:
-        return optax.adam(self.config.learning_rate)
+        return optax.adam(self.config.refit_learning_rate)
 
 
 def make_ensemble(config: RewardsConfig, spec: EnvSpec) -> Ensemble:
