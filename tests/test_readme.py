@@ -195,7 +195,9 @@ def test_marked_blocks_run_one_after_the_other(page, tmp_path):
         small = {"tpu_launch": " --smoke", "evaluate": " --episodes 4"}.get(split(command)[1], "")
         result = type_in(tmp_path, command + small)
         # Two runs that differ are told by the exit code of `diff`.
-        assert result.returncode == ("compare_runs" in command), f"{command}\n{result.stdout}\n{result.stderr}"
+        said = f"{command}\n{result.stdout}\n{result.stderr}"
+        assert result.returncode == ("compare_runs" in command), said
+        assert "Traceback" not in result.stderr, said
 
 
 def test_the_quick_start_is_marked():

@@ -105,8 +105,13 @@ def add_mask(observation: Any, info: Any, name: str, spec: EnvSpec, opens: np.nd
         ValueError: If the mask is missing, or has another size.
     """
     size = spec.observation[ACTION_MASK].shape[0]
+    if info is None:
+        raise ValueError(
+            f"act(..., info=...) is missing: with env.action_mask={FROM_INFO}{name} it has the action masks. Give act "
+            "what came with the observation, at every step."
+        )
     masks = np.ones((1 if opens is None else len(opens), size), np.int8)
-    for row, found in enumerate(_masks_in(info or {}, name, opens)):
+    for row, found in enumerate(_masks_in(info, name, opens)):
         if found is None and opens is not None and not opens[row]:
             continue
         if np.size(found) != size:

@@ -13,7 +13,7 @@ USAGE = f"""%(prog)s --connect HOST:PORT|unix:PATH [--worker_certificates FOLDER
 Connects to the learner's process of a run with --config.remote.env_workers=N, and steps environments for its actors.
 It may be started before or after the run, and ends with it. If it loses a run with --config.determinism=free, it tries
 for --wait_s to be admitted again. On one host nothing else is needed; between hosts both sides need a copy of one
-folder by {programs.program_of("make_job_credentials")} (docs/workers.md).
+folder by {programs.program_of("make_job_credentials")} (docs/howto/workers_hosts.md).
 
 These are environment workers. The worker processes of --config.env.workers are something else: they share the
 environments of one pool, within an environment worker too.

@@ -31,7 +31,7 @@ Compiles the config's own acting step and update for a TPU slice, without a TPU,
 how fast it will be and how it scales. GPUs are counted and not compiled. `this` measures the run's stages on this
 machine and predicts the run from them, and `--check` runs the config to compare. `--measured` takes the stages from
 what {programs.program_of("benchmark")} --json wrote, here or on another machine. Nothing is trained or saved. See
-docs/scaling.md."""
+docs/howto/plan.md."""
 _ASSUMED = {"achieved": 0.6, "dispatch_ms": 0.3, "wire_ms": 0.3}
 _OF_SLICES = ("env_steps_per_vcpu", "vcpus", "env_workers", "price", *_ASSUMED)  # This machine is measured.
 _AS_GIVEN = ("measured", "env_steps_per_vcpu", "vcpus", "env_workers", "price", "check", "json")

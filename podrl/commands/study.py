@@ -31,7 +31,7 @@ USAGE = """%(prog)s --config impala_catch --workdir runs/study --processes 1,2,4
           [--scaling weak,strong] [--seeds 1,2,3] [--launch local|slurm|tpu ...] [--dry_run]
 
 Runs every point of the grid once with each seed, and writes report.html, figures/, runs.csv and points.csv into the
-folder. The same command goes on where it was stopped. docs/scaling.md has examples."""
+folder. The same command goes on where it was stopped. docs/howto/study.md has examples."""
 _TAKEN = {"seed": "--seeds", "total_env_steps": "--steps"}
 
 

@@ -121,7 +121,7 @@ def check_not_chosen(arguments: Sequence[str], flag: str = ENV_WORKERS) -> None:
         check(
             given not in (f"--config.remote.{flag}", "--config.remote.address"),
             f"{given} is chosen by --{flag}, as {_NOUNS[flag]}s are started with the run. Drop one of them; "
-            f"docs/workers.md says how to start {_NOUNS[flag]}s by hand.",
+            f"docs/howto/workers_hosts.md says how to start {_NOUNS[flag]}s by hand.",
         )
 
 

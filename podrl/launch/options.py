@@ -208,7 +208,7 @@ def _check_together(given: Mapping[str, object]) -> None:
             check(
                 workers not in given or name not in given,
                 f"--{workers} starts {noun} on this machine, and --{name} a run elsewhere. Drop one of them; "
-                f"docs/workers.md says how to start {noun} by hand.",
+                f"docs/howto/workers_hosts.md says how to start {noun} by hand.",
             )
     check(
         not {"env_workers", "env_partition", "env_cpus_per_task", "env_mem"} & given.keys()

@@ -21,7 +21,7 @@ from tests.short_runs import facts, make_config, run
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
-OWN = os.environ.get("PODRL_AGENTS", "").split()  # Users' agents, see docs/extending.md.
+OWN = os.environ.get("PODRL_AGENTS", "").split()  # Users' agents, see docs/howto/own_algorithm.md.
 UPDATES, SAVED, STOPPED = 8, 3, 4
 ENVS, LENGTH = 32, 2
 PLACEMENTS = {

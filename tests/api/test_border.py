@@ -30,7 +30,13 @@ def test_one_environment_tells_its_mask():
     with pytest.raises(
         ValueError, match=r"info\['legal'\] must have an action mask of 3 .* found no such entry.*info=\.\.\."
     ):
-        add_mask(observation, None, "legal", SPEC, None)
+        add_mask(observation, {}, "legal", SPEC, None)
+
+
+@pytest.mark.parametrize("opens", [None, np.array([False, False])])
+def test_a_mask_that_is_never_told_is_not_taken_for_one_that_allows_all(opens):
+    with pytest.raises(ValueError, match=r"act\(\.\.\., info=\.\.\.\) is missing.*env\.action_mask=info:legal"):
+        add_mask(np.zeros(3), None, "legal", SPEC, opens)
 
 
 def test_environments_whose_episode_has_ended_may_tell_none():

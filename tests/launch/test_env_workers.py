@@ -125,7 +125,7 @@ SLURM = ("--slurm", "--nodes", "2", "--gpus_per_node", "0")
     [
         (
             ["--tpu", "name", "--zone", "z"],
-            r"--env_workers starts environment workers on this machine.*docs/workers.md",
+            r"--env_workers starts environment workers on this machine.*docs/howto/workers_hosts.md",
         ),
         (SLURM, r"have nodes of their own\. Add --env_nodes M\."),
         (["--env_nodes", "1"], r"--env_nodes goes with --slurm"),
