@@ -67,7 +67,7 @@ def test_what_it_lacks_is_one_line(own, source, said):
     ("name", "said"),
     [
         ("absent.agent", "agent.name='absent.agent': there is no module 'absent.agent', neither on Python's path nor"),
-        ("impalla", "agent.name='impalla' is not known; did you mean 'impala'? Available: bc, impact, "),
+        ("impalla", "agent.name='impalla' is not known; did you mean 'impala'? Available: bc, drq, impact, "),
         ("not a name", "agent.name='not a name' is not known."),
     ],
 )

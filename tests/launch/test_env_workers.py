@@ -77,7 +77,9 @@ def test_without_grpc_nothing_is_started(monkeypatch):
 IDLE = """
 import pathlib, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: {})
-pathlib.Path(__file__).with_suffix(".json").write_text("1")
+new = pathlib.Path(__file__).with_suffix(".new")
+new.write_text("1")
+new.rename(new.with_suffix(".json"))
 time.sleep(60)
 """
 

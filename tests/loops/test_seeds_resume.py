@@ -159,8 +159,8 @@ def test_no_seed_saves_before_all_have_completed_the_save_before(tmp_path, monke
 
 def test_an_evaluation_that_fails_at_the_end_comes_after_the_last_save_of_every_seed(tmp_path, monkeypatch):
     class Failing:
-        def __init__(self, *parts):
-            pass
+        def __init__(self, play, counters, params, *parts):
+            self.counters, self.params = counters, params
 
         def join(self, timeout_s):
             return True

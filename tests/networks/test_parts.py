@@ -102,7 +102,7 @@ def test_each_part_has_the_encoder_that_a_key_names():
     ("parts", "message"),
     [
         (("vektor: mlp",), r"network.parts names 'vektor', .*eyes/left, vector; did you mean 'vector'"),
-        (("vector: cnn",), r"write 'PART: ENCODER' with an encoder of resnet, nature, minatar, mlp"),
+        (("vector: cnn",), r"write 'PART: ENCODER' with an encoder of resnet, nature, minatar, drq, mlp"),
         (
             ("vector: nature",),
             r"'nature' needs images .* gives \(3,\) as 'vector'. Use network.parts=\('vector: mlp',\)",
