@@ -36,6 +36,11 @@ class Policy:
         self._num_envs: int | None = None
         self.reset()
 
+    def __repr__(self) -> str:
+        """Says what it is: `<Policy of ppo_catch on Catch-v0, update 782, greedy>`."""
+        config, update = self.run.config, self.run.counters.learner_steps
+        return f"<Policy of {config.name} on {config.env.id}, update {update}, {self._policy}>"
+
     def reset(self, num_envs: int | None = None, *, seed: int = 1, stream: int = 0) -> None:
         """Forgets everything, and makes ready for new episodes.
 

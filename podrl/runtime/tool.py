@@ -40,12 +40,18 @@ def run_tool(
 
     Returns:
         The exit code: what `run` returned, or 0; 2 after a mistake in the command or config, also if another error was
-        raised from it; 1 after one of `failures`, or at a limit of threads; 130 after Ctrl-C.
+        raised from it; 1 after one of `failures`, or at a limit of threads; 130 after Ctrl-C. 0 too if the reader of
+        its output, such as `head`, has read enough.
     """
     give_way()
     add_working_folder()
     try:
-        return run() or 0
+        with _printed_to_the_end():
+            return run() or 0
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        return 0
     except KeyboardInterrupt:
         if limit := explain_limit():
             sys.stderr.write(f"{name}: error: {limit}\n")
@@ -60,6 +66,26 @@ def run_tool(
             raise
         sys.stderr.write(f"{name}: error: {mistake or limit or error}\n")
         return 1 if mistake is None else 2
+
+
+@contextlib.contextmanager
+def _printed_to_the_end() -> Iterator[None]:
+    """Writes at the end what is printed and still buffered, so that an error of that is not one of the interpreter's."""
+    try:
+        yield
+    finally:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+
+
+def _reader_is_gone() -> bool:
+    """Returns whether nobody reads stdout any more; what is printed from then on is lost in silence."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def contain(run: Callable[[_Flags], None], flags: _Flags) -> None:

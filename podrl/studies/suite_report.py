@@ -118,7 +118,9 @@ def _make_page(
 
 def _answer(standing: Standing) -> list[str]:
     if not standing.games:
-        return ["No game has both a score and a scale yet, so there are no statistics over games."]
+        return [
+            "No game has both a score and a scale, so there are no statistics over games. Give --scales FILE for your own."
+        ]
     first = standing.contenders[0]
     found = {name: estimate_over_games(first.games, statistic) for name, statistic in AGGREGATES.items()}
     listed = ", ".join(f"{name} {with_interval(estimate, digits=2)}" for name, estimate in found.items())

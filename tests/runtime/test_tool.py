@@ -1,9 +1,14 @@
 """How tools end, and what they check of their flags."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from podrl.config.config import ConfigError
 from podrl.runtime.tool import check_known, check_writable, parse_numbers, run_tool
+from tests.processes import LIMIT_S, ROOT
 
 
 def raises(error, cause=None):
@@ -28,6 +33,21 @@ def raises(error, cause=None):
 def test_a_tool_ends_with_a_code_and_a_line(run, code, said, capsys):
     assert run_tool("tool", run, failures=(RuntimeError,), farewell="bye") == code
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("lines", [1, 100_000], ids=["buffered", "more than the pipe holds"])
+def test_a_reader_that_has_read_enough_is_no_failure(lines):
+    """As with `... --help | head`."""
+    program = (
+        "import sys; from podrl.runtime.tool import run_tool\n"
+        f"sys.exit(run_tool('tool', lambda: print('line\\n' * {lines})))"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    with subprocess.Popen([sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        os.close(writer)
+        _, said = process.communicate(timeout=LIMIT_S)
+    assert (process.returncode, said) == (0, b"")
 
 
 def test_ctrl_c_needs_no_words(capsys):
