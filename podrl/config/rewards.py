@@ -20,7 +20,7 @@ class RewardsConfig:
         source: `environment`, or `preferences`: a reward learned from which of two segments a teacher prefers. Agents
             never see the environment's reward then; rows of metrics and evaluations still have it.
         every_updates: updates between two rounds, each of which asks, labels and refits.
-        first_update: no round before this update; until the first one rewards are those of `neighbours`.
+        first_update: no round before this update; until one has labels, rewards are those of `neighbours`.
         queries: pairs of segments in a round.
         max_queries: pairs in the whole run, rounded up to whole rounds; the label store has their size.
         segment_length: steps of a segment; none crosses an episode's end.
@@ -29,7 +29,7 @@ class RewardsConfig:
         selection: which pairs of candidates are asked about: `uniform`, or those of the largest `disagreement`, the
             deviation of the members' probabilities.
         held_out: share of the labels that no member learns from, for `reward/accuracy`.
-        probe: steps of the first round on which `reward/drift` compares the rewards before and after each refit.
+        probe: steps of the first round with labels, on which `reward/drift` compares rewards before and after each refit.
         members: reward models, each with its own initial weights and minibatches.
         model: `latent` passes (s, a) through a stochastic latent held to a standard normal; `plain` has none, as
             PEBBLE.
@@ -43,7 +43,7 @@ class RewardsConfig:
         refit_learning_rate: Adam's learning rate, for every member.
         refit_steps: optimizer steps of each member in a round.
         refit_batch: labels in each of these steps.
-        neighbours: before the first round a step's reward is log(c + distance to the k-th nearest observation of its
+        neighbours: before the first labels a step's reward is log(c + distance to the k-th nearest observation of its
             batch), k this number; 0 gives no reward then.
         neighbour_offset: c of that.
         rationality: each teacher's inverse temperature of a preference; a large one always prefers the larger return.
@@ -117,10 +117,10 @@ class RewardsConfig:
         """The update after which the first round is."""
         return max(-(-self.first_update // self.every_updates), 1) * self.every_updates
 
-    def is_round(self, update: int) -> bool:
-        """Returns whether a round comes after an update; the same on every process."""
+    def rounds_before(self, update: int) -> int | None:
+        """Returns how many times an earlier round came, if one may come after an update; else None."""
         since = update - self.first_round
-        return since >= 0 and since % self.every_updates == 0 and since // self.every_updates < self.num_rounds
+        return since // self.every_updates if since >= 0 and since % self.every_updates == 0 else None
 
     def of_teachers(self) -> dict[str, Sequence[float]]:
         """Returns what each teacher is like: by key, a value for every teacher."""

@@ -41,14 +41,15 @@ def make_rounds(
         segments, found = reader.read(ring, draw_key)
         return model.refit(own, segments, found, update, round_key)
 
-    own = state_shape.extra["reward"]
+    own, num_rounds = state_shape.extra["reward"], config.rewards.num_rounds
     shardings = jax.tree.map(lambda leaf: leaf.sharding, own)
     jitted: Any = jax.jit(run_one, donate_argnums=0, out_shardings=shardings)
     program = jitted.lower(own, state_shape.replay, state_shape.step).compile()
 
     def between_updates(state: LearnerState, counters: Counters) -> LearnerState:
-        if not config.rewards.is_round(counters.learner_steps):
-            return state
+        before = config.rewards.rounds_before(counters.learner_steps)
+        if before is None or (before >= num_rounds and jax.device_get(state.extra["reward"].rounds) >= num_rounds):
+            return state  # The device is asked only where a round that found nothing may have left another.
         learned = program(state.extra["reward"], state.replay, state.step)
         return dataclasses.replace(state, extra={**state.extra, "reward": learned})
 

@@ -5,7 +5,8 @@ optimizer steps of each member on all labels so far. The loss is the cross-entro
 `kl_weight` times the divergence of the latent from a standard normal. A reward is the mean of the members' rewards at
 the means of their latents, weighed by those divergences or equally.
 
-Before the first round a step's reward is larger the rarer its observation is among those of its batch.
+Until a refit has learned from a label, a step's reward is larger the rarer its observation is among those of its batch.
+A round that finds no pair of segments uses no place of the label store, so a later one has it.
 
 Source: Lee et al. 2021, PEBBLE, arXiv:2106.05091; Xue et al. 2023, arXiv:2301.11774.
 """
@@ -32,8 +33,9 @@ class PreferenceState:
         params: pytree of [E, ...]; the members' parameters.
         opt_state: pytree of [E, ...]; their optimizers' states.
         labels: The labels so far.
-        rounds: [] int32; rounds so far.
-        probe: [P, F]; steps of the first round on which refits are compared.
+        rounds: [] int32; rounds so far that found pairs.
+        is_trained: [] bool; whether a refit has learned from a label.
+        probe: [P, F]; steps of the first round that learned, on which refits are compared.
         told: The figures of the newest round, scalars by name.
     """
 
@@ -41,6 +43,7 @@ class PreferenceState:
     opt_state: PyTree
     labels: Labels
     rounds: jax.Array
+    is_trained: jax.Array
     probe: jax.Array
     told: dict[str, jax.Array]
 
@@ -71,6 +74,7 @@ def make_preferences(config: RewardsConfig, spec: EnvSpec) -> RewardModel:
             opt_state=opt_state,
             labels=empty_labels(config, num_features),
             rounds=jnp.zeros((), jnp.int32),
+            is_trained=jnp.zeros((), bool),
             probe=jnp.zeros((config.probe, num_features)),
             told={f"reward/{name}": jnp.zeros(()) for name in FIGURES},
         )
@@ -88,7 +92,7 @@ def make_preferences(config: RewardsConfig, spec: EnvSpec) -> RewardModel:
             rarity = state_entropy_reward(rows, config.neighbours, config.neighbour_offset)
             return rarity.reshape(trajectory.reward.shape)
 
-        return jax.lax.cond(state.rounds > 0, lambda: ensemble.rewards(state.params, features), explored)
+        return jax.lax.cond(state.is_trained, lambda: ensemble.rewards(state.params, features), explored)
 
     def refit(
         state: PreferenceState, segments: Trajectory, found: jax.Array, update: jax.Array, key: jax.Array
@@ -132,11 +136,10 @@ def run_round(
         update=jnp.broadcast_to(update.astype(jnp.int32), teacher.shape),
         margin=margin,
     )
-    labels = write_labels(state.labels, new, state.rounds)
-    steps = features.reshape(-1, features.shape[-1])
-    every = max(len(steps) // len(state.probe), 1)
-    first = jnp.resize(steps[::every], state.probe.shape)
-    probe = jnp.where(state.rounds == 0, first, state.probe)
+    found_pairs = jnp.any(usable)
+    written = write_labels(state.labels, new, state.rounds)
+    labels = jax.tree.map(lambda after, before: jnp.where(found_pairs, after, before), written, state.labels)
+    probe = jnp.where(state.is_trained, state.probe, choose_probe(features, found, len(state.probe)))
     params, opt_state, told = ensemble.refit(state.params, state.opt_state, labels, refit_key)
     told = {
         **told,
@@ -149,10 +152,24 @@ def run_round(
         params=params,
         opt_state=opt_state,
         labels=labels,
-        rounds=state.rounds + 1,
+        rounds=state.rounds + found_pairs,
+        is_trained=state.is_trained | (ensemble.num_learnable(labels) > 0),
         probe=probe,
         told={f"reward/{name}": told[name].astype(jnp.float32) for name in FIGURES},
     )
+
+
+def choose_probe(features: jax.Array, found: jax.Array, num: int) -> jax.Array:
+    """Returns steps of the segments that were found, [P, F], evenly spread; any steps if there is none.
+
+    Args:
+        features: [N, L, F] of all segments.
+        found: [N] bool.
+        num: P.
+    """
+    steps = features[jnp.argsort(~found)].reshape(-1, features.shape[-1])
+    total = jnp.maximum(jnp.sum(found) * features.shape[1], 1)
+    return steps[jnp.arange(num) * jnp.maximum(total // num, 1) % total]
 
 
 def choose_pairs(

@@ -39,6 +39,10 @@ class Ensemble(NamedTuple):
         output = self.evaluate(params, features)
         return jnp.sum(self.weights(output) * output.reward, axis=0)
 
+    def num_learnable(self, labels: Labels) -> jax.Array:
+        """Returns how many labels members learn from, [] int32: those that are not held out."""
+        return jnp.sum(self._learnable(labels))
+
     def refit(
         self, params: PyTree, opt_state: PyTree, labels: Labels, key: jax.Array
     ) -> tuple[PyTree, PyTree, Metrics]:
@@ -48,8 +52,7 @@ class Ensemble(NamedTuple):
             Parameters, optimizer states, and the means over the members of the last step's loss and divergence.
         """
         config = self.config
-        usable = labels.answered & ~held_out_slots(len(labels.answered), config.held_out)
-        slots, num = jnp.argsort(~usable), jnp.sum(usable)
+        slots, num = jnp.argsort(~self._learnable(labels)), self.num_learnable(labels)
 
         def step(index: jax.Array, loop: tuple) -> tuple:
             params, opt_state, _ = loop
@@ -77,6 +80,9 @@ class Ensemble(NamedTuple):
         entropy = jnp.mean(bradley_terry_loss(jnp.sum(output.reward, axis=-1), batch.preference))
         divergence = jnp.mean(prior_divergence(output.mean, output.log_deviation))
         return entropy + self.config.kl_weight * divergence, jnp.stack([entropy, divergence])
+
+    def _learnable(self, labels: Labels) -> jax.Array:
+        return labels.answered & ~held_out_slots(len(labels.answered), self.config.held_out)
 
     @property
     def _optimizer(self) -> optax.GradientTransformation:
