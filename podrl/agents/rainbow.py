@@ -98,7 +98,7 @@ class AgentConfig:
     max_reward: float = number(0, 1e9, 1.0)
 
     def __post_init__(self) -> None:
-        """Checks values, the order of the atoms, and that only sequences with a stored carry have a burn-in."""
+        """Checks values, the order of the atoms, that actors explore, and that a burn-in has a stored carry."""
         check_values(self, "agent.")
         check_values(self.optimizer, "agent.optimizer.")
         self.auxiliary.check("agent.auxiliary.")
@@ -106,6 +106,11 @@ class AgentConfig:
         check(
             self.min_value < self.max_value,
             f"agent.min_value={self.min_value:g} must lie below agent.max_value={self.max_value:g}. Exchange them.",
+        )
+        check(
+            self.noisy or self.random_share > 0,
+            "agent.noisy=False with agent.random_share=0 never explores; expected noise, or a share of random actions. "
+            "Use agent.random_share=0.01, or agent.noisy=True.",
         )
         check(
             self.starts == "unrolls" or not self.burn_in,

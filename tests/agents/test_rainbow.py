@@ -140,6 +140,11 @@ def test_noise_explores_each_environment_by_its_own_key_and_evaluations_have_non
     assert len(np.unique(greedy)) == 1
 
 
+def test_an_agent_that_would_never_explore_is_refused():
+    with pytest.raises(ConfigError, match=r"agent\.random_share=0 never explores.* Use agent\.random_share=0\.01"):
+        AgentConfig(noisy=False)
+
+
 def test_without_noise_epsilon_explores():
     agent, num = make(AgentConfig(noisy=False, random_share=0.6, **SMALL)), 2000
     params = agent.actor_params(jax.jit(agent.init)(jax.random.key(0)))

@@ -40,6 +40,7 @@ def agent_config(noisy=False, **auxiliary):
         max_value=5.0,
         discount=0.8,
         noisy=noisy,
+        random_share=0.0 if noisy else 0.1,
         target_period=20,
         auxiliary=AuxiliaryConfig(**{"steps": 3, **auxiliary}),
     )
