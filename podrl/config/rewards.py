@@ -29,7 +29,8 @@ class RewardsConfig:
         selection: which pairs of candidates are asked about: `uniform`, or those of the largest `disagreement`, the
             deviation of the members' probabilities.
         held_out: share of the labels that no member learns from, for `reward/accuracy`.
-        probe: steps of the first round with labels, on which `reward/drift` compares rewards before and after each refit.
+        probe: steps of the first round with labels, on which `reward/drift` compares the rewards before and
+            after each refit.
         members: reward models, each with its own initial weights and minibatches.
         model: `latent` passes (s, a) through a stochastic latent held to a standard normal; `plain` has none, as
             PEBBLE.

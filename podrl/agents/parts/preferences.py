@@ -16,6 +16,7 @@ import dataclasses
 from flax import struct
 import jax
 from jax import numpy as jnp
+import numpy as np
 
 from podrl.agents.parts.learned_rewards import RewardModel
 from podrl.agents.parts.preference_labels import Labels, empty_labels, held_out_slots, write_labels
@@ -197,15 +198,14 @@ def _figures(ensemble: Ensemble, before: PyTree, params: PyTree, labels: Labels,
     output = ensemble.evaluate(params, probe)
     weights = ensemble.weights(output)
     after = jnp.sum(weights * output.reward, axis=0)
-    returns = jnp.sum(ensemble.rewards(params, labels.features), axis=-1)
+    tells, says = labels.answered & (labels.preference != 0.5), labels.preference - 0.5
+    slots = np.flatnonzero(held_out_slots(len(tells), ensemble.config.held_out))
+    held, margin = tells[slots], labels.margin[slots]
+    returns = jnp.sum(ensemble.rewards(params, labels.features[slots]), axis=-1)
     learned = returns[:, 1] - returns[:, 0]
-    tells = labels.answered & (labels.preference != 0.5)
-    held = tells & held_out_slots(len(tells), ensemble.config.held_out)
-    differs = held & (labels.margin != 0)
-    says = labels.preference - 0.5
     return {
-        "accuracy": _share(learned * says > 0, held),
-        "accuracy_true": _share(learned * labels.margin > 0, differs),
+        "accuracy": _share(learned * says[slots] > 0, held),
+        "accuracy_true": _share(learned * margin > 0, held & (margin != 0)),
         "wrong": _share(labels.margin * says < 0, tells),
         "labels": jnp.sum(labels.answered),
         "drift": jnp.std(after - ensemble.rewards(before, probe)),
