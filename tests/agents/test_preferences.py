@@ -96,6 +96,21 @@ def test_an_ensemble_learns_from_labels_and_from_no_slot_that_is_held_out_or_emp
     jax.tree.map(np.testing.assert_array_equal, refit(*start, none, key)[0], start[0])
 
 
+def test_a_refit_that_is_not_finite_leaves_the_members_as_they_were():
+    ensemble = make_ensemble(dataclasses.replace(PLAIN, refit_steps=3), SPEC)
+    labels, start = make_labels(jax.random.key(1), 8, (0.0,)), ensemble.init(jax.random.key(2))
+    broken = dataclasses.replace(labels, features=labels.features.at[:, 0, 0, 0].set(jnp.nan))
+    refit = jax.jit(ensemble.refit)
+    params, opt_state, told = refit(*start, broken, jax.random.key(3))
+    jax.tree.map(np.testing.assert_array_equal, (params, opt_state), start)
+    assert told["skipped_refits"]
+    assert not told["learned"]
+    assert np.isfinite(told["loss"])
+    told = refit(*start, labels, jax.random.key(3))[2]
+    assert told["learned"]
+    assert not told["skipped_refits"]
+
+
 def test_members_differ_and_are_weighed_by_how_far_their_latents_are_from_the_prior():
     ensemble = make_ensemble(SMALL, SPEC)
     params, _ = ensemble.init(jax.random.key(0))

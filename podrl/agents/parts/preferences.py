@@ -37,7 +37,7 @@ class PreferenceState:
         rounds: [] int32; rounds so far that found pairs.
         is_trained: [] bool; whether a refit has learned from a label.
         probe: [P, F]; steps of the first round that learned, on which refits are compared.
-        told: The figures of the newest round, scalars by name.
+        told: The figures of the newest round, scalars by name; `skipped_refits` counts those of all rounds.
     """
 
     params: PyTree
@@ -51,7 +51,7 @@ class PreferenceState:
 
 FIGURES = (
     *("accuracy", "accuracy_true", "drift", "labels", "skipped", "missed", "wrong", "loss", "divergence"),
-    *("latent_spread", "weight_spread"),
+    *("latent_spread", "weight_spread", "skipped_refits"),
 )
 
 
@@ -147,6 +147,7 @@ def run_round(
         **_figures(ensemble, state.params, params, labels, probe),
         "skipped": jnp.sum(usable & ~answered),
         "missed": jnp.sum(~usable),
+        "skipped_refits": state.told["reward/skipped_refits"] + told["skipped_refits"],
     }
     return dataclasses.replace(
         state,
@@ -154,7 +155,7 @@ def run_round(
         opt_state=opt_state,
         labels=labels,
         rounds=state.rounds + found_pairs,
-        is_trained=state.is_trained | (ensemble.num_learnable(labels) > 0),
+        is_trained=state.is_trained | told["learned"],
         probe=probe,
         told={f"reward/{name}": told[name].astype(jnp.float32) for name in FIGURES},
     )

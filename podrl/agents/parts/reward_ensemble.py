@@ -39,20 +39,20 @@ class Ensemble(NamedTuple):
         output = self.evaluate(params, features)
         return jnp.sum(self.weights(output) * output.reward, axis=0)
 
-    def num_learnable(self, labels: Labels) -> jax.Array:
-        """Returns how many labels members learn from, [] int32: those that are not held out."""
-        return jnp.sum(self._learnable(labels))
-
     def refit(
         self, params: PyTree, opt_state: PyTree, labels: Labels, key: jax.Array
     ) -> tuple[PyTree, PyTree, Metrics]:
-        """Takes the optimizer steps of a round; nothing moves while there is no label to learn from.
+        """Takes the optimizer steps of a round.
+
+        Nothing moves while there is no label to learn from, nor if any number would not be finite.
 
         Returns:
-            Parameters, optimizer states, and the means over the members of the last step's loss and divergence.
+            Parameters, optimizer states, the means over the members of the last step's loss and divergence, whether
+            members `learned`, and whether the refit was skipped as not finite (`skipped_refits`).
         """
         config = self.config
-        slots, num = jnp.argsort(~self._learnable(labels)), self.num_learnable(labels)
+        usable = labels.answered & ~held_out_slots(len(labels.answered), config.held_out)
+        slots, num = jnp.argsort(~usable), jnp.sum(usable)
 
         def step(index: jax.Array, loop: tuple) -> tuple:
             params, opt_state, _ = loop
@@ -69,9 +69,12 @@ class Ensemble(NamedTuple):
 
         start = (params, opt_state, jnp.zeros((config.members, 2)))
         after = jax.lax.fori_loop(0, config.refit_steps, step, start)
-        params, opt_state, parts = jax.tree.map(lambda new, old: jnp.where(num > 0, new, old), after, start)
+        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(after)]))
+        moves = (num > 0) & finite
+        params, opt_state, parts = jax.tree.map(lambda new, old: jnp.where(moves, new, old), after, start)
         loss, divergence = jnp.mean(parts, axis=0)
-        return params, opt_state, {"loss": loss, "divergence": divergence}
+        told = {"loss": loss, "divergence": divergence, "learned": moves, "skipped_refits": (num > 0) & ~finite}
+        return params, opt_state, told
 
     def loss(self, params: PyTree, batch: Labels, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Computes a member's loss on a batch of labels; returns it, and [2]: cross-entropy and divergence."""
@@ -80,9 +83,6 @@ class Ensemble(NamedTuple):
         entropy = jnp.mean(bradley_terry_loss(jnp.sum(output.reward, axis=-1), batch.preference))
         divergence = jnp.mean(prior_divergence(output.mean, output.log_deviation))
         return entropy + self.config.kl_weight * divergence, jnp.stack([entropy, divergence])
-
-    def _learnable(self, labels: Labels) -> jax.Array:
-        return labels.answered & ~held_out_slots(len(labels.answered), self.config.held_out)
 
     @property
     def _optimizer(self) -> optax.GradientTransformation:
