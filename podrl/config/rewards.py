@@ -143,7 +143,14 @@ class RewardsConfig:
         check(
             config.agent.update_shape.sequences is not None and not config.is_offline,
             f"{asked} asks about segments of a replay of the newest steps, which agent.name={config.agent.name!r} does "
-            "not have in this run. Use sac, td3 or r2d2, without data.path.",
+            "not have in this run. Use sac, td3, drq, rainbow or r2d2, without data.path.",
+        )
+        length = config.agent.update_shape.sequences.length
+        check(
+            length == 1 or not self.neighbours,
+            f"rewards.neighbours={self.neighbours} rewards observations that are far from the others of a batch, and "
+            f"with agent.length={length} the nearest are those of the steps beside it. Use rewards.neighbours=0, or an "
+            "agent that learns from single transitions.",
         )
         for key, shows in (("normalize_rewards", "normalises"), ("last_reward", "shows the network")):
             check(
