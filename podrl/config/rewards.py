@@ -128,6 +128,15 @@ class RewardsConfig:
         values = {name: getattr(self, name) for name in _TEACHER}
         return {name: value if len(value) > 1 else value * self.num_teachers for name, value in values.items()}
 
+    def check_updates(self, num_updates: int) -> None:
+        """Raises `ConfigError` if no update of a run learns from a reward that a round has fitted."""
+        check(
+            not self.is_learned or self.first_round < num_updates,
+            f"The first round of questions comes after update {self.first_round} (rewards.first_update="
+            f"{self.first_update}, rewards.every_updates={self.every_updates}), and the last update is {num_updates}: "
+            "none would learn from answers. Lower these keys, or raise total_env_steps.",
+        )
+
     def check_run(self, config: Any) -> None:
         """Checks that a run can learn its rewards, and that nothing else shows its agent the environment's.
 
