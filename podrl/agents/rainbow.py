@@ -22,7 +22,8 @@ import optax
 
 from podrl.actions import DiscreteActions
 from podrl.agents.parts.atom_loss import atom_loss
-from podrl.agents.parts.augmented_sequences import augment_sequences, check_has_images
+from podrl.agents.parts.augmented_sequences import augment_sequences
+from podrl.agents.parts.augmenting import check_augmentation
 from podrl.agents.parts.auxiliary import Auxiliary
 from podrl.agents.parts.interface import Agent, Batch, Partition, SequenceShape, UpdateShape, check_actions
 from podrl.agents.parts.noisy_acting import make_noisy_agent
@@ -105,7 +106,8 @@ class AgentConfig:
         self.augment.check("agent.augment.")
         check(
             self.min_value < self.max_value,
-            f"agent.min_value={self.min_value:g} must lie below agent.max_value={self.max_value:g}. Exchange them.",
+            f"agent.min_value={self.min_value:g} must lie below agent.max_value={self.max_value:g}. Lower it, "
+            "or raise agent.max_value.",
         )
         check(
             self.noisy or self.random_share > 0,
@@ -176,7 +178,7 @@ def make_agent(
             to augment.
     """
     check_actions(config, spec)
-    check_has_images(config.augment, spec)
+    check_augmentation(config.augment, AgentConfig().augment, spec)
     network = networks.atoms(config.values)
     check(
         config.starts == "unrolls" or network.rows is not None,

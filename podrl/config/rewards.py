@@ -51,7 +51,7 @@ class RewardsConfig:
         myopia: each teacher's discount of a segment's earlier steps; 1 weighs all steps alike.
         mistakes: probability that each teacher says the opposite.
         skip_below: each teacher gives no answer where both returns are below this.
-        tie_within: each teacher calls returns equal whose difference is below this.
+        tie_within: each teacher calls returns equal that differ by this or less.
     """
 
     source: str = choice(("environment", "preferences"), "environment")

@@ -189,7 +189,7 @@ def with_carry(agent, sample):
     [
         ({"burn_in": 2}, "agent.burn_in=2 has no meaning with agent.starts='rows'"),
         ({"num_atoms": 1}, r"agent.num_atoms=1 must lie in \[2, 10000\]"),
-        ({"min_value": 10.0}, "agent.min_value=10 must lie below agent.max_value=10. Exchange them"),
+        ({"min_value": 10.0}, "agent.min_value=10 must lie below agent.max_value=10. Lower it"),
     ],
 )
 def test_values_that_do_not_fit_are_refused(config, message):
