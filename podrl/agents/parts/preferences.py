@@ -121,22 +121,14 @@ def run_round(
         update: [] int32; the update after which the round comes.
         key: A typed PRNG key; consumed.
     """
-    select_key, answer_key, refit_key = jax.random.split(key, 3)
+    *ask_keys, refit_key = jax.random.split(key, 3)
     observation = jax.tree.map(lambda x: x[:-1], segments.observation)
     features = jnp.swapaxes(ensemble.network.features(observation, segments.action), 0, 1)
-    pairs, usable = choose_pairs(ensemble, state.params, features, found, select_key)
-    true_rewards = jnp.swapaxes(segments.reward, 0, 1)[pairs]
-    teachers = Teachers(**{name: jnp.array(values) for name, values in ensemble.config.of_teachers().items()})
-    teacher, preference, answered = answer_queries(teachers, true_rewards, answer_key)
-    margin = jnp.sum(true_rewards[:, 1] - true_rewards[:, 0], axis=-1)
-    new = Labels(
-        features=features[pairs],
-        preference=preference,
-        answered=answered & usable,
-        teacher=teacher,
-        update=jnp.broadcast_to(update.astype(jnp.int32), teacher.shape),
-        margin=margin,
-    )
+    pairs, usable = choose_pairs(ensemble, state.params, features, found, ask_keys[0])
+    new = _ask(ensemble, features[pairs], jnp.swapaxes(segments.reward, 0, 1)[pairs], ask_keys[1])
+    skipped = usable & ~new.answered
+    update = jnp.broadcast_to(update.astype(jnp.int32), new.teacher.shape)
+    new = dataclasses.replace(new, answered=new.answered & usable, update=update)
     found_pairs = jnp.any(usable)
     written = write_labels(state.labels, new, state.rounds)
     labels = jax.tree.map(lambda after, before: jnp.where(found_pairs, after, before), written, state.labels)
@@ -145,7 +137,7 @@ def run_round(
     told = {
         **told,
         **_figures(ensemble, state.params, params, labels, probe),
-        "skipped": jnp.sum(usable & ~answered),
+        "skipped": jnp.sum(skipped),
         "missed": jnp.sum(~usable),
         "skipped_refits": state.told["reward/skipped_refits"] + told["skipped_refits"],
     }
@@ -158,6 +150,20 @@ def run_round(
         is_trained=state.is_trained | told["learned"],
         probe=probe,
         told={f"reward/{name}": told[name].astype(jnp.float32) for name in FIGURES},
+    )
+
+
+def _ask(ensemble: Ensemble, features: jax.Array, true_rewards: jax.Array, key: jax.Array) -> Labels:
+    """Asks about pairs of segments, [Q, 2, L, F], with the environment's rewards [Q, 2, L]; `update` is left 0."""
+    teachers = Teachers(**{name: jnp.array(values) for name, values in ensemble.config.of_teachers().items()})
+    teacher, preference, answered = answer_queries(teachers, true_rewards, key)
+    return Labels(
+        features=features,
+        preference=preference,
+        answered=answered,
+        teacher=teacher,
+        update=jnp.zeros_like(teacher),
+        margin=jnp.sum(true_rewards[:, 1] - true_rewards[:, 0], axis=-1),
     )
 
 
