@@ -126,7 +126,9 @@ def test_slow_copies_behind_a_shared_encoder_begin_as_the_critics(tmp_path):
     run = {**SHORT, "agent": "drq", **{f"replay__{name}": value for name, value in replay.items()}}
     trained(tmp_path / "first", anakin_config("Pendulum-v1", **run, agent__critic_optimizer__learning_rate=0.1))
     still = {**STILL, "agent__critic_optimizer__learning_rate": 1e-12}
-    trained(tmp_path / "second", anakin_config("Pendulum-v1", **run, **still, seed=2), init_from=str(tmp_path / "first"))
+    trained(
+        tmp_path / "second", anakin_config("Pendulum-v1", **run, **still, seed=2), init_from=str(tmp_path / "first")
+    )
     ours, theirs = arrays(tmp_path / "second"), arrays(tmp_path / "first")
     slow = [path for path in ours if "/target/" in path]
     assert slow
