@@ -1,9 +1,10 @@
 """Rainbow on Atari: `python tools/tpu_launch.py --config configs/rainbow_atari.py`.
 
 Another game: `--config.env.id=Pong-v5`. Hyper-parameters are the paper's, most of them the agent's defaults, with 64
-environments in place of one: each env step has the same share of a learner step. The paper's importance exponent rises
-from 0.4 to 1 over the run, here it stays. Games are played as there: without sticky actions, with the game's own
-actions, after up to 30 steps without one, and a lost life ends an episode.
+environments in place of one: each env step has the same share of a learner step. Two things differ. The paper's
+importance exponent rises from 0.4 to 1 over the run, here it stays. The encoder is Nature's with its dense layer,
+before the noisy layer of 512; the paper has that noisy layer on the convolutions. Games are played as there: without
+sticky actions, with the game's own actions, after up to 30 steps without one, and a lost life ends an episode.
 
 Source: Hessel et al. 2018, arXiv:1710.02298, table 1 and section "Hyper-parameter tuning".
 """

@@ -130,7 +130,7 @@ def make_agent(
         dataclasses.replace(own, policy=_with_noise(own.policy)),
         {"policy": optimizer, "critic": critic_optimizer},
         random_steps=config.random_steps,
-        extra=lambda params: {"target": jax.tree.map(jnp.copy, split_encoder(params["critic"])[0])},
+        extra=lambda params: {"target": {"critic": jax.tree.map(jnp.copy, split_encoder(params["critic"])[0])}},
         explore=lambda keys, output: noisy_action(keys, *output),
         exploit=lambda output: jnp.tanh(output[0]),
         learn=_make_learn(config, own, (optimizer, critic_optimizer), noise_at, partition),
@@ -175,7 +175,7 @@ def _make_learn(
             return sampled(noise_keys(key, part), own.policy_at(params, part, row))
 
         def targets_of(part: Trajectory) -> jax.Array:
-            target = join_encoder(before.extra["target"], split_encoder(before.params["critic"])[1])
+            target = join_encoder(before.extra["target"]["critic"], split_encoder(before.params["critic"])[1])
             action = act(before.params, part, 1, target_key)
             values = jnp.min(own.values_at({"critic": target}, part, 1, action), axis=-1)
             return jax.lax.stop_gradient(jnp.where(part.is_transition, part.reward + part.discount * values, 0.0))
@@ -189,9 +189,9 @@ def _make_learn(
         alike = dataclasses.replace(sample, weight=jnp.ones_like(sample.weight))
         state, metrics = take_step(own, optimizer, state, alike, policy_loss, partition, part="policy")
         critic, _ = split_encoder(state.params["critic"])
-        target = optax.incremental_update(critic, state.extra["target"], config.target_rate)
+        target = optax.incremental_update(critic, state.extra["target"]["critic"], config.target_rate)
         told = {"policy/noise": noise, "loss/learning_rate": optimizer.rate(state.step)}
-        state = dataclasses.replace(state, extra={**state.extra, "target": target}, key=key)
+        state = dataclasses.replace(state, extra={**state.extra, "target": {"critic": target}}, key=key)
         return state, total_metrics({**critic_metrics, **metrics, **told}), priority
 
     return learn

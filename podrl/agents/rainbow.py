@@ -22,7 +22,8 @@ import optax
 
 from podrl.actions import DiscreteActions
 from podrl.agents.parts.atom_loss import atom_loss
-from podrl.agents.parts.augmented_sequences import augment_sequences, check_has_images
+from podrl.agents.parts.augmented_sequences import augment_sequences
+from podrl.agents.parts.augmenting import check_augmentation
 from podrl.agents.parts.auxiliary import Auxiliary
 from podrl.agents.parts.interface import Agent, Batch, Partition, SequenceShape, UpdateShape, check_actions
 from podrl.agents.parts.noisy_acting import make_noisy_agent
@@ -98,14 +99,20 @@ class AgentConfig:
     max_reward: float = number(0, 1e9, 1.0)
 
     def __post_init__(self) -> None:
-        """Checks values, the order of the atoms, and that only sequences with a stored carry have a burn-in."""
+        """Checks values, the order of the atoms, that actors explore, and that a burn-in has a stored carry."""
         check_values(self, "agent.")
         check_values(self.optimizer, "agent.optimizer.")
         self.auxiliary.check("agent.auxiliary.")
         self.augment.check("agent.augment.")
         check(
             self.min_value < self.max_value,
-            f"agent.min_value={self.min_value:g} must lie below agent.max_value={self.max_value:g}. Exchange them.",
+            f"agent.min_value={self.min_value:g} must lie below agent.max_value={self.max_value:g}. Lower it, "
+            "or raise agent.max_value.",
+        )
+        check(
+            self.noisy or self.random_share > 0,
+            "agent.noisy=False with agent.random_share=0 never explores; expected noise, or a share of random actions. "
+            "Use agent.random_share=0.01, or agent.noisy=True.",
         )
         check(
             self.starts == "unrolls" or not self.burn_in,
@@ -171,7 +178,7 @@ def make_agent(
             to augment.
     """
     check_actions(config, spec)
-    check_has_images(config.augment, spec)
+    check_augmentation(config.augment, AgentConfig().augment, spec)
     network = networks.atoms(config.values)
     check(
         config.starts == "unrolls" or network.rows is not None,

@@ -3,6 +3,7 @@
 import dataclasses
 
 from podrl.config.ranges import check_values, choice, number
+from podrl.mistakes import check, shown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,12 +31,29 @@ class AuxiliaryConfig:
     projection: int = number(1, 10**5, 128)
 
     def check(self, prefix: str) -> None:
-        """Checks values.
+        """Checks values, and that each key that is set has an effect.
 
         Args:
             prefix: The prefix of the section's keys, such as `agent.auxiliary.`.
 
         Raises:
-            ConfigError: If a value is out of range.
+            ConfigError: If not.
         """
         check_values(self, prefix)
+        for name, kinds in _KINDS_OF.items():
+            value, default = getattr(self, name), _DEFAULTS[name]
+            check(
+                self.kind in kinds or value == default,
+                f"{prefix}{name}={shown(value)} has no effect with {prefix}kind={self.kind!r}; it is for "
+                f"{' and '.join(map(repr, kinds))}. Leave {prefix}{name} at {shown(default)}, or choose another kind.",
+            )
+
+
+_KINDS_OF = {
+    "weight": ("value", "features"),
+    "steps": ("value", "features"),
+    "distance": ("value",),
+    "size_rate": ("value",),
+    "projection": ("features",),
+}
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(AuxiliaryConfig)}

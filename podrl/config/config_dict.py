@@ -49,6 +49,7 @@ def from_config_dict(config: ml_collections.ConfigDict, agent_type: type) -> Con
     parsed = _parse(Config, values, "", {"agent": agent_type})
     parsed = shrink(parsed) if parsed.smoke else parsed
     check_counts(parsed, parsed.num_updates)
+    parsed.rewards.check_updates(parsed.num_updates)
     return parsed
 
 

@@ -20,7 +20,7 @@ class RewardsConfig:
         source: `environment`, or `preferences`: a reward learned from which of two segments a teacher prefers. Agents
             never see the environment's reward then; rows of metrics and evaluations still have it.
         every_updates: updates between two rounds, each of which asks, labels and refits.
-        first_update: no round before this update; until the first one rewards are those of `neighbours`.
+        first_update: no round before this update; until one has labels, rewards are those of `neighbours`.
         queries: pairs of segments in a round.
         max_queries: pairs in the whole run, rounded up to whole rounds; the label store has their size.
         segment_length: steps of a segment; none crosses an episode's end.
@@ -29,7 +29,8 @@ class RewardsConfig:
         selection: which pairs of candidates are asked about: `uniform`, or those of the largest `disagreement`, the
             deviation of the members' probabilities.
         held_out: share of the labels that no member learns from, for `reward/accuracy`.
-        probe: steps of the first round on which `reward/drift` compares the rewards before and after each refit.
+        probe: steps of the first round with labels, on which `reward/drift` compares the rewards before and
+            after each refit.
         members: reward models, each with its own initial weights and minibatches.
         model: `latent` passes (s, a) through a stochastic latent held to a standard normal; `plain` has none, as
             PEBBLE.
@@ -43,14 +44,14 @@ class RewardsConfig:
         refit_learning_rate: Adam's learning rate, for every member.
         refit_steps: optimizer steps of each member in a round.
         refit_batch: labels in each of these steps.
-        neighbours: before the first round a step's reward is log(c + distance to the k-th nearest observation of its
+        neighbours: before the first labels a step's reward is log(c + distance to the k-th nearest observation of its
             batch), k this number; 0 gives no reward then.
         neighbour_offset: c of that.
         rationality: each teacher's inverse temperature of a preference; a large one always prefers the larger return.
         myopia: each teacher's discount of a segment's earlier steps; 1 weighs all steps alike.
         mistakes: probability that each teacher says the opposite.
         skip_below: each teacher gives no answer where both returns are below this.
-        tie_within: each teacher calls returns equal whose difference is below this.
+        tie_within: each teacher calls returns equal that differ by this or less.
     """
 
     source: str = choice(("environment", "preferences"), "environment")
@@ -117,15 +118,24 @@ class RewardsConfig:
         """The update after which the first round is."""
         return max(-(-self.first_update // self.every_updates), 1) * self.every_updates
 
-    def is_round(self, update: int) -> bool:
-        """Returns whether a round comes after an update; the same on every process."""
+    def rounds_before(self, update: int) -> int | None:
+        """Returns how many times an earlier round came, if one may come after an update; else None."""
         since = update - self.first_round
-        return since >= 0 and since % self.every_updates == 0 and since // self.every_updates < self.num_rounds
+        return since // self.every_updates if since >= 0 and since % self.every_updates == 0 else None
 
     def of_teachers(self) -> dict[str, Sequence[float]]:
         """Returns what each teacher is like: by key, a value for every teacher."""
         values = {name: getattr(self, name) for name in _TEACHER}
         return {name: value if len(value) > 1 else value * self.num_teachers for name, value in values.items()}
+
+    def check_updates(self, num_updates: int) -> None:
+        """Raises `ConfigError` if no update of a run learns from a reward that a round has fitted."""
+        check(
+            not self.is_learned or self.first_round < num_updates,
+            f"The first round of questions comes after update {self.first_round} (rewards.first_update="
+            f"{self.first_update}, rewards.every_updates={self.every_updates}), and the last update is {num_updates}: "
+            "none would learn from answers. Lower these keys, or raise total_env_steps.",
+        )
 
     def check_run(self, config: Any) -> None:
         """Checks that a run can learn its rewards, and that nothing else shows its agent the environment's.
@@ -142,7 +152,14 @@ class RewardsConfig:
         check(
             config.agent.update_shape.sequences is not None and not config.is_offline,
             f"{asked} asks about segments of a replay of the newest steps, which agent.name={config.agent.name!r} does "
-            "not have in this run. Use sac, td3 or r2d2, without data.path.",
+            "not have in this run. Use sac, td3, drq, rainbow or r2d2, without data.path.",
+        )
+        length = config.agent.update_shape.sequences.length
+        check(
+            length == 1 or not self.neighbours,
+            f"rewards.neighbours={self.neighbours} rewards observations that are far from the others of a batch, and "
+            f"with agent.length={length} the nearest are those of the steps beside it. Use rewards.neighbours=0, or an "
+            "agent that learns from single transitions.",
         )
         for key, shows in (("normalize_rewards", "normalises"), ("last_reward", "shows the network")):
             check(

@@ -6,6 +6,7 @@ that it draws comes from the run's seed and the number of the update: a run that
 
 from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -23,8 +24,8 @@ from podrl.types import Counters, EnvSpec, LearnerState, PyTree
 
 def make_rounds(
     config: Config, agent: Agent, spec: EnvSpec, topology: Topology, state_shape: LearnerState
-) -> Callable[[LearnerState, Counters], LearnerState]:
-    """Compiles the rounds of a run, and returns (state, counters) -> state: after an update with a round, that.
+) -> tuple[Callable[[], Any], Callable[[LearnerState, Counters], LearnerState]]:
+    """Makes the rounds of a run.
 
     Args:
         config: The run's config, whose `rewards` are learned.
@@ -32,6 +33,9 @@ def make_rounds(
         spec: The spec of one environment.
         topology: The devices.
         state_shape: Shapes, dtypes and shardings of the learner's state.
+
+    Returns:
+        A function that compiles them, once, and (state, counters) -> state: after an update with a round, that.
     """
     reader, model = _make_reader(config, agent, spec, topology), make_preferences(config.rewards, spec)
 
@@ -41,18 +45,22 @@ def make_rounds(
         segments, found = reader.read(ring, draw_key)
         return model.refit(own, segments, found, update, round_key)
 
-    own = state_shape.extra["reward"]
+    own, num_rounds = state_shape.extra["reward"], config.rewards.num_rounds
     shardings = jax.tree.map(lambda leaf: leaf.sharding, own)
     jitted: Any = jax.jit(run_one, donate_argnums=0, out_shardings=shardings)
-    program = jitted.lower(own, state_shape.replay, state_shape.step).compile()
+
+    @functools.cache
+    def program() -> Any:
+        return jitted.lower(own, state_shape.replay, state_shape.step).compile()
 
     def between_updates(state: LearnerState, counters: Counters) -> LearnerState:
-        if not config.rewards.is_round(counters.learner_steps):
-            return state
-        learned = program(state.extra["reward"], state.replay, state.step)
+        before = config.rewards.rounds_before(counters.learner_steps)
+        if before is None or (before >= num_rounds and jax.device_get(state.extra["reward"].rounds) >= num_rounds):
+            return state  # The device is asked only where a round that found nothing may have left another.
+        learned = program()(state.extra["reward"], state.replay, state.step)
         return dataclasses.replace(state, extra={**state.extra, "reward": learned})
 
-    return between_updates
+    return program, between_updates
 
 
 def _make_reader(config: Config, agent: Agent, spec: EnvSpec, topology: Topology) -> SegmentReader:

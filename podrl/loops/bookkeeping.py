@@ -36,6 +36,7 @@ def prepare(
     hooks.show_phase("compiling")
     with services.ledger.spend("compile" if programs is None else OTHER):
         programs = programs or cast(_Programs, assembly.compile())
+        hooks.compile()
         job.exchange("programs compiled", "", COMPILE_S)  # What follows is quick, so that others need not wait long.
         if start is None:
             state = jax.block_until_ready(programs.learner.init(assembly.config.seed))

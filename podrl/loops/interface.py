@@ -108,6 +108,7 @@ class Hooks:
 
     Attributes:
         show_phase: Told what happens before training.
+        compile: Compiles what these functions run beside the loop's programs; called once those are compiled.
         begin: (first state of a run that does not resume) -> the state that it begins with, such as with the weights of
             another run; idempotent.
         before_update: (launched, ended), called before each update, or each call of several, with the counters after
@@ -123,6 +124,7 @@ class Hooks:
     """
 
     show_phase: Callable[[str], None] = lambda text: None
+    compile: Callable[[], object] = lambda: None
     begin: Callable[[LearnerState], LearnerState] = lambda state: state
     before_update: Callable[[Counters, Counters], None] = lambda launched, ended: None
     take_rollouts: Callable[[Counters, Sequence[Rollout]], None] = lambda counters, rollouts: None

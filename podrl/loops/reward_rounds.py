@@ -18,5 +18,7 @@ def with_rounds(assembly: Assembly, hooks: Hooks | None) -> Hooks | None:
     hooks = hooks or Hooks()
     if hooks.between_every:
         raise ValueError("Found a function to call between updates; expected none beside rounds of a learned reward.")
-    rounds = make_rounds(config, assembly.agent, assembly.spec, assembly.topology, assembly.state_shape)
-    return dataclasses.replace(hooks, between_updates=rounds, between_every=config.rewards.every_updates)
+    compile_rounds, rounds = make_rounds(config, assembly.agent, assembly.spec, assembly.topology, assembly.state_shape)
+    return dataclasses.replace(
+        hooks, compile=compile_rounds, between_updates=rounds, between_every=config.rewards.every_updates
+    )

@@ -60,7 +60,7 @@ class Teachers:
         myopia: The discount of earlier steps: step t of H weighs myopia^(H - t).
         mistakes: The probability of saying the opposite.
         skip_below: No answer where both returns are below this.
-        tie_within: Returns are equal that differ by less than this.
+        tie_within: Returns are equal that differ by this or less.
     """
 
     rationality: jax.Array
@@ -96,7 +96,7 @@ def answer_queries(teachers: Teachers, rewards: jax.Array, key: jax.Array) -> tu
     likely = jax.nn.sigmoid(teacher.rationality * (seen[:, 1] - seen[:, 0]))
     prefers = jax.random.uniform(prefer_key, (num,)) < likely
     errs = jax.random.uniform(err_key, (num,)) < teacher.mistakes
-    is_tie = jnp.abs(returns[:, 1] - returns[:, 0]) < teacher.tie_within
+    is_tie = jnp.abs(returns[:, 1] - returns[:, 0]) <= teacher.tie_within
     preference = jnp.where(is_tie, 0.5, (prefers ^ errs).astype(jnp.float32))
     return who.astype(jnp.int32), preference, jnp.max(returns, axis=-1) >= teacher.skip_below
 

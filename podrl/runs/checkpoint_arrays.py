@@ -6,6 +6,7 @@ exist. So a change on a disk is told apart from a checkpoint of another network.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import re
 from typing import Any
 
 from absl import logging
@@ -124,12 +125,20 @@ def read_params(workdir: epath.PathLike, step: int) -> dict[str, np.ndarray]:
     """
     facts = read_facts(workdir, step)
     saved = read_index(workdir, step, facts)
-    item = {"params": saved["params"]}
-    if isinstance(saved.get("extra"), Mapping) and "observations" in saved["extra"]:
-        statistics = saved["extra"]["observations"]
-        item["extra"] = {"observations": {name: statistics[name] for name in ("count", "mean", "variance")}}
+    statistics = _observations_in(saved.get("extra"))
+    item = {"params": saved["params"], **({"extra": statistics} if statistics else {})}
     arrays = _read_on_host(workdir, step, facts, item)
-    return {path.partition("/")[2]: array for path, array in arrays.items()}
+    return {re.sub("^(params|extra/(agent/)*)/?", "", path): array for path, array in arrays.items()}
+
+
+def _observations_in(extra: PyTree) -> dict[str, Any]:
+    """Returns the part of a state's `extra` with the statistics of observations, in wrappers' own; empty if none."""
+    if not isinstance(extra, Mapping):
+        return {}
+    if "observations" in extra:
+        return {"observations": {name: extra["observations"][name] for name in ("count", "mean", "variance")}}
+    inner = _observations_in(extra.get("agent"))
+    return {"agent": inner} if inner else {}
 
 
 def read_arrays(workdir: epath.PathLike, step: int, parts: Sequence[str]) -> dict[str, np.ndarray]:

@@ -136,12 +136,21 @@ def test_only_images_are_augmented_by_each_kind_in_its_order():
         assert len(np.unique(np.asarray(found["eye"]).reshape(6, -1), axis=0)) == 6
 
 
+def test_a_slow_copy_has_the_path_of_what_it_copies():
+    state = case()[1]
+    slow, params = (
+        {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (state.extra["target"], state.params)
+    )
+    assert slow < params
+
+
 def test_targets_bootstrap_from_slow_critics_behind_the_encoder_of_today():
     agent, state, sample = case()
     policy, critic = make_networks(NETWORK, IMAGE).shared(features=6)
     _, metrics, _ = jax.jit(agent.learn)(state, Batch(rollouts=sample))
     trajectory = sample.trajectory
-    slow = {"critic": join_encoder(state.extra["target"], split_encoder(state.params["critic"])[1])}
+    slow = {"critic": join_encoder(state.extra["target"]["critic"], split_encoder(state.params["critic"])[1])}
     targets, taken = [], []
     for b, (end, total, factor) in enumerate(folded_by_loop(jax.device_get(trajectory), 0.9)):
         if end:
@@ -176,7 +185,7 @@ def test_critics_alone_train_the_encoder(who):
     assert differs(state.params["policy"], after.params["policy"]) == (who == "policy")
     jax.tree.map(
         lambda slow, old, new: np.testing.assert_allclose(slow, 0.75 * old + 0.25 * new, rtol=1e-5, atol=1e-7),
-        *(after.extra["target"], state.extra["target"], heads[1]),
+        *(after.extra["target"]["critic"], state.extra["target"]["critic"], heads[1]),
     )
 
 

@@ -80,6 +80,8 @@ def test_who_acts_has_neither_the_model_nor_the_environments_rewards():
     ("overrides", "message"),
     [
         ({"agent": "impala"}, "agent.name='impala' does not have"),
+        ({"rewards__every_updates": 10}, "after update 10 .* the last update is 10: none would learn from answers"),
+        ({"agent": "r2d2"}, "rewards.neighbours=5 rewards .* with agent.length=80 .* Use rewards.neighbours=0"),
         ({"network__last_reward": True}, "network.last_reward=True shows the network"),
         ({"network__normalize_rewards": True}, "network.normalize_rewards=True normalises"),
         ({"rewards__combine": "confidence"}, "rewards.combine='confidence'"),

@@ -9,11 +9,12 @@ import pytest
 
 from podrl.actions import ContinuousActions
 from podrl.agents.parts.preference_labels import Labels, held_out_slots
-from podrl.agents.parts.preferences import choose_pairs
+from podrl.agents.parts.preferences import choose_pairs, make_preferences
 from podrl.agents.parts.reward_ensemble import make_ensemble
 from podrl.config.rewards import RewardsConfig
 from podrl.ops.preferences import Teachers, answer_queries
 from podrl.types import EnvSpec
+from tests.short_runs import make_agent, make_config, random_trajectory
 
 SPEC = EnvSpec(id="known", observation=jax.ShapeDtypeStruct((3,), jnp.float32), actions=ContinuousActions(1))
 LENGTH, NUM, ROUNDS = 25, 600, 3
@@ -95,6 +96,21 @@ def test_an_ensemble_learns_from_labels_and_from_no_slot_that_is_held_out_or_emp
     jax.tree.map(np.testing.assert_array_equal, refit(*start, none, key)[0], start[0])
 
 
+def test_a_refit_that_is_not_finite_leaves_the_members_as_they_were():
+    ensemble = make_ensemble(dataclasses.replace(PLAIN, refit_steps=3), SPEC)
+    labels, start = make_labels(jax.random.key(1), 8, (0.0,)), ensemble.init(jax.random.key(2))
+    broken = dataclasses.replace(labels, features=labels.features.at[:, 0, 0, 0].set(jnp.nan))
+    refit = jax.jit(ensemble.refit)
+    params, opt_state, told = refit(*start, broken, jax.random.key(3))
+    jax.tree.map(np.testing.assert_array_equal, (params, opt_state), start)
+    assert told["skipped_refits"]
+    assert not told["learned"]
+    assert np.isfinite(told["loss"])
+    told = refit(*start, labels, jax.random.key(3))[2]
+    assert told["learned"]
+    assert not told["skipped_refits"]
+
+
 def test_members_differ_and_are_weighed_by_how_far_their_latents_are_from_the_prior():
     ensemble = make_ensemble(SMALL, SPEC)
     params, _ = ensemble.init(jax.random.key(0))
@@ -125,3 +141,29 @@ def test_pairs_are_of_segments_that_were_found_and_of_the_largest_disagreement(s
         probability = jax.nn.sigmoid(returns[:, pairs[:, 1]] - returns[:, pairs[:, 0]])
         spread = np.std(probability, axis=0)
         assert (np.diff(spread) <= 1e-6).all()
+
+
+def test_a_round_that_finds_nothing_changes_neither_rewards_nor_what_a_later_one_may_ask():
+    config = RewardsConfig(
+        **{"source": "preferences", "queries": 3, "max_queries": 6, "segment_length": 4, "candidates": 2, "probe": 8},
+        **{"hidden_sizes": (8,), "decoder_sizes": (8,), "refit_steps": 3, "held_out": 0.0},
+    )
+    agent, spec = make_agent(make_config("Pendulum-v1", agent="sac", network__squash_actions=True))
+    model, num = make_preferences(config, spec), 12
+    segments = random_trajectory(agent, spec, 4, num)
+    start, refit = model.init(jax.random.key(0)), jax.jit(model.refit)
+    explores = model.rewards(start, segments)
+    missed = refit(start, segments, jnp.zeros(num, bool), jnp.int32(3), jax.random.key(1))
+    np.testing.assert_array_equal(model.rewards(missed, segments), explores)
+    assert missed.told["reward/missed"] == 3
+    assert missed.rounds == 0
+    found = jnp.arange(num) >= 6
+    asked = refit(missed, segments, found, jnp.int32(6), jax.random.key(2))
+    assert asked.rounds == 1
+    assert asked.labels.answered.tolist() == [True] * 3 + [False] * 3
+    assert asked.labels.update[:3].tolist() == [6] * 3
+    assert np.any(model.rewards(asked, segments) != explores)
+    taken = np.asarray(segments.observation)[:-1, 6:].reshape(-1, 3)
+    assert all(np.any(np.all(np.isclose(taken, row[:3]), axis=1)) for row in np.asarray(asked.probe))
+    again = refit(asked, segments, ~found, jnp.int32(9), jax.random.key(3))
+    np.testing.assert_array_equal(again.probe, asked.probe)

@@ -140,6 +140,11 @@ def test_noise_explores_each_environment_by_its_own_key_and_evaluations_have_non
     assert len(np.unique(greedy)) == 1
 
 
+def test_an_agent_that_would_never_explore_is_refused():
+    with pytest.raises(ConfigError, match=r"agent\.random_share=0 never explores.* Use agent\.random_share=0\.01"):
+        AgentConfig(noisy=False)
+
+
 def test_without_noise_epsilon_explores():
     agent, num = make(AgentConfig(noisy=False, random_share=0.6, **SMALL)), 2000
     params = agent.actor_params(jax.jit(agent.init)(jax.random.key(0)))
@@ -184,7 +189,7 @@ def with_carry(agent, sample):
     [
         ({"burn_in": 2}, "agent.burn_in=2 has no meaning with agent.starts='rows'"),
         ({"num_atoms": 1}, r"agent.num_atoms=1 must lie in \[2, 10000\]"),
-        ({"min_value": 10.0}, "agent.min_value=10 must lie below agent.max_value=10. Exchange them"),
+        ({"min_value": 10.0}, "agent.min_value=10 must lie below agent.max_value=10. Lower it"),
     ],
 )
 def test_values_that_do_not_fit_are_refused(config, message):

@@ -40,8 +40,9 @@ def agent_config(noisy=False, **auxiliary):
         max_value=5.0,
         discount=0.8,
         noisy=noisy,
+        random_share=0.0 if noisy else 0.1,
         target_period=20,
-        auxiliary=AuxiliaryConfig(**{"steps": 3, **auxiliary}),
+        auxiliary=AuxiliaryConfig(**({"steps": 3, **auxiliary} if auxiliary else {})),
     )
 
 
@@ -189,6 +190,23 @@ def test_without_one_there_is_no_model_and_no_loss():
     assert make_auxiliary(config.auxiliary, None, config.sequences) is NO_AUXILIARY
     params = jax.eval_shape(NETWORKS.atoms(config.values).init, jax.random.key(0))
     assert set(params) == {"encoder", "head"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("none", "weight", 2.0),
+        ("none", "steps", 3),
+        ("features", "distance", "mse"),
+        ("features", "size_rate", 0.1),
+        ("value", "projection", 8),
+    ],
+)
+def test_a_key_without_an_effect_is_refused(kind, key, value):
+    with pytest.raises(
+        ConfigError, match=rf"agent\.auxiliary\.{key}=.* has no effect with agent\.auxiliary\.kind='{kind}'"
+    ):
+        AgentConfig(auxiliary=AuxiliaryConfig(kind=kind, **{key: value}))
 
 
 def test_values_that_do_not_fit_are_refused():

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from podrl.config.config import ConfigError
+from podrl.runs.checkpoint_arrays import read_params
+from podrl.saved_run import open_run
+from podrl.train import train as train_here
 from tests.multihost.test_training import train
 from tests.processes import ROOT, read_rows
 from tests.short_runs import facts, make_config, run
@@ -81,6 +84,20 @@ def test_eight_devices_ask_the_same_and_learn_the_same(whole):
 def test_a_first_round_that_would_find_no_segment_is_refused():
     with pytest.raises(ConfigError, match=r"Use rewards.first_update=11 or more"):
         make_run(rewards__segment_length=43)  # Before anything is compiled.
+
+
+@pytest.mark.slow
+def test_a_saved_run_acts_with_the_statistics_of_its_observations(tmp_path):
+    overrides = {**PREFERENCES, "network__normalize_observations": True, "log__tensorboard": False}
+    train_here(make_config("Pendulum-v1", **overrides, total_env_steps=160), workdir=str(tmp_path))
+    exported = read_params(tmp_path, 5)
+    assert exported["observations/variance"].max() > 0
+    saved = open_run(str(tmp_path), None, jax.devices()[0])  # As `load_policy`, evaluations and exports do.
+    statistics = saved.params["observations"]
+    assert 0 < statistics.count <= 160
+    for name in ("count", "mean", "variance"):
+        np.testing.assert_array_equal(getattr(statistics, name), exported[f"observations/{name}"])
+    assert not [name for name in exported if "reward" in name]
 
 
 @pytest.mark.slow

@@ -76,6 +76,7 @@ class TestTeachers:
         values = {"tie_within": [0.5], "mistakes": [0.5]}
         assert set(ask([[1.0], [1.4]], **values)[1]) == {0.5}
         assert set(ask([[1.0], [1.6]], **values)[1]) == {0, 1}
+        assert set(ask([[1.0], [1.0]], mistakes=[0.5])[1]) == {0.5}
 
     def test_one_skips_where_neither_segment_is_worth_a_word(self):
         assert not ask([[0.2], [0.4]], skip_below=[0.5])[2].any()

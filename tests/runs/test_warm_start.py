@@ -120,6 +120,23 @@ def test_a_run_without_a_checkpoint_begins_with_the_same_update_again(catch, tmp
         trained(run, config, init_from=str(source))
 
 
+@pytest.mark.slow
+def test_slow_copies_behind_a_shared_encoder_begin_as_the_critics(tmp_path):
+    replay = {"capacity": 128, "batch": 8, "ratio": 1.0, "priority_exponent": 0.0}
+    run = {**SHORT, "agent": "drq", **{f"replay__{name}": value for name, value in replay.items()}}
+    trained(tmp_path / "first", anakin_config("Pendulum-v1", **run, agent__critic_optimizer__learning_rate=0.1))
+    still = {**STILL, "agent__critic_optimizer__learning_rate": 1e-12}
+    trained(
+        tmp_path / "second", anakin_config("Pendulum-v1", **run, **still, seed=2), init_from=str(tmp_path / "first")
+    )
+    ours, theirs = arrays(tmp_path / "second"), arrays(tmp_path / "first")
+    slow = [path for path in ours if "/target/" in path]
+    assert slow
+    for path in slow:
+        name = path.partition("/target/")[2]
+        np.testing.assert_allclose(ours[path], theirs[f"params/{name}"], rtol=1e-5, atol=1e-9)
+
+
 class TestOffline:
     @pytest.fixture(scope="class")
     def data(self, tmp_path_factory):

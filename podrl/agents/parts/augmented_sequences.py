@@ -1,27 +1,13 @@
 """How agents that learn from sequences out of a ring augment their images."""
 
-from collections.abc import Callable, Mapping
 import dataclasses
-import functools
 
 import jax
 from jax import numpy as jnp
 
+from podrl.agents.parts.augmenting import functions_of
 from podrl.config.augment import KINDS, AugmentConfig
-from podrl.config.config import check
-from podrl.mistakes import shown
-from podrl.networks.parts import is_image, seen
-from podrl.ops.augment import random_cutout, random_intensity, random_noise, random_shift
-from podrl.types import EnvSpec, PyTree, Sample
-
-
-def check_has_images(config: AugmentConfig, spec: EnvSpec) -> None:
-    """Raises ConfigError if there is augmentation, and no image to change."""
-    check(
-        not config.kinds or any(map(is_image, jax.tree.leaves(seen(spec.observation)))),
-        f"agent.augment.kinds={shown(config.kinds)} has no effect: it changes images, and env.id={spec.id!r} gives "
-        f"{spec.observed or 'vectors'}. Leave out agent.augment.",
-    )
+from podrl.types import PyTree, Sample
 
 
 def augment_sequences(config: AugmentConfig, key: jax.Array, sample: Sample) -> Sample:
@@ -39,12 +25,7 @@ def augment_sequences(config: AugmentConfig, key: jax.Array, sample: Sample) -> 
         return sample
     trajectory = sample.trajectory
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, trajectory.env_index)
-    apply: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
-        "shift": functools.partial(random_shift, padding=config.shift),
-        "cutout": functools.partial(random_cutout, size=config.cutout),
-        "intensity": functools.partial(random_intensity, scale=config.intensity),
-        "noise": functools.partial(random_noise, scale=config.noise),
-    }
+    apply = functions_of(config)
 
     def augment(rows: jax.Array) -> jax.Array:
         if rows.ndim != 5:  # Images are [T, B, H, W, C].

@@ -39,6 +39,16 @@ def check_augmentation(config: AugmentConfig, default: AugmentConfig, spec: EnvS
     )
 
 
+def functions_of(config: AugmentConfig) -> Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]]:
+    """Returns the function of each kind of augmentation, (keys, images) -> images, with its strength."""
+    return {
+        "shift": functools.partial(random_shift, padding=config.shift),
+        "cutout": functools.partial(random_cutout, size=config.cutout),
+        "intensity": functools.partial(random_intensity, scale=config.intensity),
+        "noise": functools.partial(random_noise, scale=config.noise),
+    }
+
+
 def augment_images(config: AugmentConfig, keys: jax.Array, observation: PyTree) -> PyTree:
     """Augments the images of observations, one kind after the other; vectors stay as they are.
 
@@ -50,12 +60,7 @@ def augment_images(config: AugmentConfig, keys: jax.Array, observation: PyTree) 
     Returns:
         The same with the images augmented.
     """
-    apply: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
-        "shift": functools.partial(random_shift, padding=config.shift),
-        "cutout": functools.partial(random_cutout, size=config.cutout),
-        "intensity": functools.partial(random_intensity, scale=config.intensity),
-        "noise": functools.partial(random_noise, scale=config.noise),
-    }
+    apply = functions_of(config)
     fold: Callable[..., jax.Array] = jax.random.fold_in
     for _ in range(keys.ndim):
         fold = jax.vmap(fold, in_axes=(0, None))

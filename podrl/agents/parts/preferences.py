@@ -5,7 +5,8 @@ optimizer steps of each member on all labels so far. The loss is the cross-entro
 `kl_weight` times the divergence of the latent from a standard normal. A reward is the mean of the members' rewards at
 the means of their latents, weighed by those divergences or equally.
 
-Before the first round a step's reward is larger the rarer its observation is among those of its batch.
+Until a refit has learned from a label, a step's reward is larger the rarer its observation is among those of its batch.
+A round that finds no pair of segments uses no place of the label store, so a later one has it.
 
 Source: Lee et al. 2021, PEBBLE, arXiv:2106.05091; Xue et al. 2023, arXiv:2301.11774.
 """
@@ -15,6 +16,7 @@ import dataclasses
 from flax import struct
 import jax
 from jax import numpy as jnp
+import numpy as np
 
 from podrl.agents.parts.learned_rewards import RewardModel
 from podrl.agents.parts.preference_labels import Labels, empty_labels, held_out_slots, write_labels
@@ -32,22 +34,24 @@ class PreferenceState:
         params: pytree of [E, ...]; the members' parameters.
         opt_state: pytree of [E, ...]; their optimizers' states.
         labels: The labels so far.
-        rounds: [] int32; rounds so far.
-        probe: [P, F]; steps of the first round on which refits are compared.
-        told: The figures of the newest round, scalars by name.
+        rounds: [] int32; rounds so far that found pairs.
+        is_trained: [] bool; whether a refit has learned from a label.
+        probe: [P, F]; steps of the first round that learned, on which refits are compared.
+        told: The figures of the newest round, scalars by name; `skipped_refits` counts those of all rounds.
     """
 
     params: PyTree
     opt_state: PyTree
     labels: Labels
     rounds: jax.Array
+    is_trained: jax.Array
     probe: jax.Array
     told: dict[str, jax.Array]
 
 
 FIGURES = (
     *("accuracy", "accuracy_true", "drift", "labels", "skipped", "missed", "wrong", "loss", "divergence"),
-    *("latent_spread", "weight_spread"),
+    *("latent_spread", "weight_spread", "skipped_refits"),
 )
 
 
@@ -71,6 +75,7 @@ def make_preferences(config: RewardsConfig, spec: EnvSpec) -> RewardModel:
             opt_state=opt_state,
             labels=empty_labels(config, num_features),
             rounds=jnp.zeros((), jnp.int32),
+            is_trained=jnp.zeros((), bool),
             probe=jnp.zeros((config.probe, num_features)),
             told={f"reward/{name}": jnp.zeros(()) for name in FIGURES},
         )
@@ -88,7 +93,7 @@ def make_preferences(config: RewardsConfig, spec: EnvSpec) -> RewardModel:
             rarity = state_entropy_reward(rows, config.neighbours, config.neighbour_offset)
             return rarity.reshape(trajectory.reward.shape)
 
-        return jax.lax.cond(state.rounds > 0, lambda: ensemble.rewards(state.params, features), explored)
+        return jax.lax.cond(state.is_trained, lambda: ensemble.rewards(state.params, features), explored)
 
     def refit(
         state: PreferenceState, segments: Trajectory, found: jax.Array, update: jax.Array, key: jax.Array
@@ -116,43 +121,63 @@ def run_round(
         update: [] int32; the update after which the round comes.
         key: A typed PRNG key; consumed.
     """
-    select_key, answer_key, refit_key = jax.random.split(key, 3)
+    *ask_keys, refit_key = jax.random.split(key, 3)
     observation = jax.tree.map(lambda x: x[:-1], segments.observation)
     features = jnp.swapaxes(ensemble.network.features(observation, segments.action), 0, 1)
-    pairs, usable = choose_pairs(ensemble, state.params, features, found, select_key)
-    true_rewards = jnp.swapaxes(segments.reward, 0, 1)[pairs]
-    teachers = Teachers(**{name: jnp.array(values) for name, values in ensemble.config.of_teachers().items()})
-    teacher, preference, answered = answer_queries(teachers, true_rewards, answer_key)
-    margin = jnp.sum(true_rewards[:, 1] - true_rewards[:, 0], axis=-1)
-    new = Labels(
-        features=features[pairs],
-        preference=preference,
-        answered=answered & usable,
-        teacher=teacher,
-        update=jnp.broadcast_to(update.astype(jnp.int32), teacher.shape),
-        margin=margin,
-    )
-    labels = write_labels(state.labels, new, state.rounds)
-    steps = features.reshape(-1, features.shape[-1])
-    every = max(len(steps) // len(state.probe), 1)
-    first = jnp.resize(steps[::every], state.probe.shape)
-    probe = jnp.where(state.rounds == 0, first, state.probe)
+    pairs, usable = choose_pairs(ensemble, state.params, features, found, ask_keys[0])
+    new = _ask(ensemble, features[pairs], jnp.swapaxes(segments.reward, 0, 1)[pairs], ask_keys[1])
+    skipped = usable & ~new.answered
+    update = jnp.broadcast_to(update.astype(jnp.int32), new.teacher.shape)
+    new = dataclasses.replace(new, answered=new.answered & usable, update=update)
+    found_pairs = jnp.any(usable)
+    written = write_labels(state.labels, new, state.rounds)
+    labels = jax.tree.map(lambda after, before: jnp.where(found_pairs, after, before), written, state.labels)
+    probe = jnp.where(state.is_trained, state.probe, choose_probe(features, found, len(state.probe)))
     params, opt_state, told = ensemble.refit(state.params, state.opt_state, labels, refit_key)
     told = {
         **told,
         **_figures(ensemble, state.params, params, labels, probe),
-        "skipped": jnp.sum(usable & ~answered),
+        "skipped": jnp.sum(skipped),
         "missed": jnp.sum(~usable),
+        "skipped_refits": state.told["reward/skipped_refits"] + told["skipped_refits"],
     }
     return dataclasses.replace(
         state,
         params=params,
         opt_state=opt_state,
         labels=labels,
-        rounds=state.rounds + 1,
+        rounds=state.rounds + found_pairs,
+        is_trained=state.is_trained | told["learned"],
         probe=probe,
         told={f"reward/{name}": told[name].astype(jnp.float32) for name in FIGURES},
     )
+
+
+def _ask(ensemble: Ensemble, features: jax.Array, true_rewards: jax.Array, key: jax.Array) -> Labels:
+    """Asks about pairs of segments, [Q, 2, L, F], with the environment's rewards [Q, 2, L]; `update` is left 0."""
+    teachers = Teachers(**{name: jnp.array(values) for name, values in ensemble.config.of_teachers().items()})
+    teacher, preference, answered = answer_queries(teachers, true_rewards, key)
+    return Labels(
+        features=features,
+        preference=preference,
+        answered=answered,
+        teacher=teacher,
+        update=jnp.zeros_like(teacher),
+        margin=jnp.sum(true_rewards[:, 1] - true_rewards[:, 0], axis=-1),
+    )
+
+
+def choose_probe(features: jax.Array, found: jax.Array, num: int) -> jax.Array:
+    """Returns steps of the segments that were found, [P, F], evenly spread; any steps if there is none.
+
+    Args:
+        features: [N, L, F] of all segments.
+        found: [N] bool.
+        num: P.
+    """
+    steps = features[jnp.argsort(~found)].reshape(-1, features.shape[-1])
+    total = jnp.maximum(jnp.sum(found) * features.shape[1], 1)
+    return steps[jnp.arange(num) * jnp.maximum(total // num, 1) % total]
 
 
 def choose_pairs(
@@ -180,15 +205,14 @@ def _figures(ensemble: Ensemble, before: PyTree, params: PyTree, labels: Labels,
     output = ensemble.evaluate(params, probe)
     weights = ensemble.weights(output)
     after = jnp.sum(weights * output.reward, axis=0)
-    returns = jnp.sum(ensemble.rewards(params, labels.features), axis=-1)
+    tells, says = labels.answered & (labels.preference != 0.5), labels.preference - 0.5
+    slots = np.flatnonzero(held_out_slots(len(tells), ensemble.config.held_out))
+    held, margin = tells[slots], labels.margin[slots]
+    returns = jnp.sum(ensemble.rewards(params, labels.features[slots]), axis=-1)
     learned = returns[:, 1] - returns[:, 0]
-    tells = labels.answered & (labels.preference != 0.5)
-    held = tells & held_out_slots(len(tells), ensemble.config.held_out)
-    differs = held & (labels.margin != 0)
-    says = labels.preference - 0.5
     return {
-        "accuracy": _share(learned * says > 0, held),
-        "accuracy_true": _share(learned * labels.margin > 0, differs),
+        "accuracy": _share(learned * says[slots] > 0, held),
+        "accuracy_true": _share(learned * margin > 0, held & (margin != 0)),
         "wrong": _share(labels.margin * says < 0, tells),
         "labels": jnp.sum(labels.answered),
         "drift": jnp.std(after - ensemble.rewards(before, probe)),

@@ -42,10 +42,13 @@ class Ensemble(NamedTuple):
     def refit(
         self, params: PyTree, opt_state: PyTree, labels: Labels, key: jax.Array
     ) -> tuple[PyTree, PyTree, Metrics]:
-        """Takes the optimizer steps of a round; nothing moves while there is no label to learn from.
+        """Takes the optimizer steps of a round.
+
+        Nothing moves while there is no label to learn from, nor if any number would not be finite.
 
         Returns:
-            Parameters, optimizer states, and the means over the members of the last step's loss and divergence.
+            Parameters, optimizer states, the means over the members of the last step's loss and divergence, whether
+            members `learned`, and whether the refit was skipped as not finite (`skipped_refits`).
         """
         config = self.config
         usable = labels.answered & ~held_out_slots(len(labels.answered), config.held_out)
@@ -66,9 +69,12 @@ class Ensemble(NamedTuple):
 
         start = (params, opt_state, jnp.zeros((config.members, 2)))
         after = jax.lax.fori_loop(0, config.refit_steps, step, start)
-        params, opt_state, parts = jax.tree.map(lambda new, old: jnp.where(num > 0, new, old), after, start)
+        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(after)]))
+        moves = (num > 0) & finite
+        params, opt_state, parts = jax.tree.map(lambda new, old: jnp.where(moves, new, old), after, start)
         loss, divergence = jnp.mean(parts, axis=0)
-        return params, opt_state, {"loss": loss, "divergence": divergence}
+        told = {"loss": loss, "divergence": divergence, "learned": moves, "skipped_refits": (num > 0) & ~finite}
+        return params, opt_state, told
 
     def loss(self, params: PyTree, batch: Labels, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Computes a member's loss on a batch of labels; returns it, and [2]: cross-entropy and divergence."""

@@ -3,7 +3,8 @@
 A latent is followed along the actions that were taken, K of them. At each step the imagined latent is compared with
 that of the row that was observed, through which no gradient flows: by the values of all actions there (VCR), or by the
 direction of a projection (SPR). Both evaluate the same network, with the same noise, so what differs is the latent
-alone. A step is compared if no episode ended before it, nor with it: a final observation has no values.
+alone. A step is compared if no episode ended before it, and none terminated with it: the observation behind a
+termination has no values. That of a truncation has.
 
 Source: Yue et al. 2023, Value-consistent representation learning for data-efficient reinforcement learning,
 arXiv:2206.12542; Schwarzer et al. 2021, Data-efficient reinforcement learning with self-predictive representations,
@@ -128,7 +129,7 @@ def imagine(
 
 
 def steps_to_compare(config: AuxiliaryConfig, shape: SequenceShape, trajectory: Trajectory) -> jax.Array:
-    """Returns which steps along actions of [T, B] stay in their episode, and do not end it; [K, B, R] bool."""
+    """Returns which steps along actions of [T, B] stay in their episode, and do not terminate it; [K, B, R] bool."""
     start, stop = rows_to_learn(shape, len(trajectory.reward))
     learned = jnp.swapaxes(transitions_to_learn(shape, trajectory)[: stop - start], 0, 1)
     continues = (trajectory.is_transition & (trajectory.discount > 0))[start:]
