@@ -70,7 +70,7 @@ def run_tool(
 
 @contextlib.contextmanager
 def _printed_to_the_end() -> Iterator[None]:
-    """Writes at the end what is printed and still buffered, so that an error of that is not one of the interpreter's."""
+    """Writes at the end what is still buffered, so that an error of that comes here and not at the process's exit."""
     try:
         yield
     finally:
@@ -79,7 +79,7 @@ def _printed_to_the_end() -> Iterator[None]:
 
 
 def _reader_is_gone() -> bool:
-    """Returns whether nobody reads stdout any more; what is printed from then on is lost in silence."""
+    """Returns whether stdout has no reader any more; what is printed from then on is lost in silence."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:

@@ -119,7 +119,7 @@ def _make_page(
 def _answer(standing: Standing) -> list[str]:
     if not standing.games:
         return [
-            "No game has both a score and a scale, so there are no statistics over games. Give --scales FILE for your own."
+            "No game has both a score and a scale, so there are no statistics. Give --scales FILE for your own games."
         ]
     first = standing.contenders[0]
     found = {name: estimate_over_games(first.games, statistic) for name, statistic in AGGREGATES.items()}
