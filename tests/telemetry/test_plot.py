@@ -277,7 +277,13 @@ def test_blank_lines_of_another_programs_curve_are_skipped(make_run, tmp_path, m
 )
 def test_what_is_no_curve_of_another_program_is_refused(make_run, tmp_path, monkeypatch, capsys, beside, said):
     monkeypatch.chdir(tmp_path)
-    files = {"word": "a,b\n1,x", "back": "a,b\n2,1\n1,1", "names": "a,b", "empty": "", "long": f"a,b\n1,{'1' * 200_000}"}
+    files = {
+        "word": "a,b\n1,x",
+        "back": "a,b\n2,1\n1,1",
+        "names": "a,b",
+        "empty": "",
+        "long": f"a,b\n1,{'1' * 200_000}",
+    }
     for name, text in files.items():
         (tmp_path / f"{name}.csv").write_text(text)
     assert plot.main(["plot.py", make_run("a"), "--out", "curve.png", "--beside", beside]) == 2
