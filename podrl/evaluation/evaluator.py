@@ -4,7 +4,8 @@ Training does not depend on it: the two share no environment, no seed and no key
 evaluation only if the next one is due, or a checkpoint is to be saved. Every evaluation before a checkpoint has its row
 before that checkpoint exists, so a run that resumes there misses none; rows after it are dropped and made again, and so
 is the row of the checkpoint's own update if it is missing. A run that is told to stop during an evaluation does not
-wait for it. What is `unfinished` then is kept beside the checkpoint, and made first when the run resumes.
+wait for it, if the process that evaluates is told; a signal to another process alone waits until the evaluation ends.
+What is `unfinished` then is kept beside the checkpoint, and made first when the run resumes.
 """
 
 from collections.abc import Callable, Sequence, Set

@@ -63,7 +63,7 @@ def run(
     programs, start = prepare(assembly, programs, join_starts(assembly.learner, seeds), hooks, services, job)
     learner, state, counters = programs.learner, cast(FusedState, start.state), start.counters
     watch_learner(services, lambda: _describe(ledger, counters.learner_steps))
-    records = SeedRecords(seeds, learner, counters, job, start_s=start_s)
+    records = SeedRecords(seeds, learner, job, start_s=start_s)
     remedy = "lower topology.updates_per_call or raise actors.timeout_s"
     flight = InFlight(ledger, records.mark, timeout_s=config.actors.timeout_s, whose="their", remedy=remedy)
     records.begin(flight, state)

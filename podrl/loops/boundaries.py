@@ -1,6 +1,5 @@
 """Where a run evaluates and saves, and how it ends; the same in every run loop."""
 
-from collections.abc import Callable
 import functools
 import math
 from typing import Any, cast
@@ -9,79 +8,14 @@ from absl import logging
 
 from podrl.agents.parts.nonfinite import check_extra
 from podrl.config.config import Config
-from podrl.evaluation.evaluator import is_evaluation_due
 from podrl.experience.episodes import EpisodeWindow
-from podrl.experience.schedule import is_finished, last_update
+from podrl.experience.schedule import is_finished
+from podrl.loops.evaluations import Evaluations
 from podrl.loops.in_flight import InFlight
 from podrl.loops.interface import Assembly, Hooks, Outcome, Services
 from podrl.runtime.job.job import Job
-from podrl.runtime.ledger import OTHER
 from podrl.telemetry.metrics_rows import MetricsRows
 from podrl.types import Counters, LearnerState, PyTree, Snapshot
-
-
-class Evaluations:
-    """When a run evaluates, and what waits for that; one process plays, and the others wait where it does."""
-
-    def __init__(self, assembly: Assembly, start: Snapshot | None, services: Services, job: Job):
-        """Starts no evaluation.
-
-        Args:
-            assembly: The run's parts.
-            start: Where it resumes; None if it begins.
-            services: Its evaluator plays on the first process alone; its `stop` ends long waits.
-            job: All processes.
-        """
-        evaluate = assembly.config.evaluate
-        self._evaluator, self._ledger, self._stop = services.evaluator, services.ledger, services.stop
-        self._job = job
-        self._is_on = evaluate.every_updates > 0
-        self._patience_s = assembly.config.actors.timeout_s + evaluate.timeout_s
-        self.is_due = functools.partial(
-            is_evaluation_due,
-            every_updates=evaluate.every_updates,
-            last_update=last_update(assembly.config, start.counters if start else Counters()),
-        )
-
-    def add(self, counters: Counters, params: PyTree, *, saves: bool, look: Callable[[], object]) -> None:
-        """Takes an update that was just launched; see `Evaluator.add`.
-
-        Args:
-            counters: After this update.
-            params: What `Agent.actor_params` returned.
-            saves: Whether a checkpoint follows.
-            look: Sees whether the update has ended; called all the time while this waits for an evaluation.
-        """
-
-        def should_stop() -> bool:
-            look()
-            return self._stop.now()
-
-        with self._ledger.spend("evaluate" if self._is_on else OTHER):
-            self._evaluator.add(counters, params, saves=saves, should_stop=should_stop)
-            if saves or self.is_due(counters):
-                self._await_first()
-
-    def settle(self) -> bool:
-        """Waits for evaluations under way, and returns whether all that were due have ended."""
-        with self._ledger.spend("evaluate"):
-            ended = self._evaluator.settle(self._stop.now)
-            self._await_first()
-        return ended
-
-    def make_up(self, counters: Counters, make_params: Callable[[], PyTree]) -> bool:
-        """Makes the evaluations that a run which has made all updates lacks; returns whether they have ended."""
-        if self._is_on:  # On all processes, though one evaluates: they hold parts of the parameters.
-            self._evaluator.add(counters, make_params())
-        with self._ledger.spend("evaluate"):
-            ended = self._evaluator.settle(self._stop.now)
-            self._await_first()
-        return ended
-
-    def _await_first(self) -> None:
-        """Waits for evaluations, which the first process alone does; a reduction has a shorter limit of its own."""
-        if self._is_on:
-            self._job.exchange("evaluation", "", self._patience_s)
 
 
 class Boundaries:
@@ -102,6 +36,10 @@ class Boundaries:
         self._save, self._services = hooks.save, services
         self._evaluations = Evaluations(assembly, start, services, job)
         self._saved = start.counters
+
+    def begin(self, params: PyTree) -> None:
+        """Starts the evaluations that are missing so far; see `Evaluations.begin`."""
+        self._evaluations.begin(self._saved, params)
 
     def needs_params(self, counters: Counters) -> bool:
         """Returns whether `add` evaluates this update, on all processes: each has a part of the parameters."""

@@ -17,6 +17,7 @@ from podrl.learning.feed import Feed
 from podrl.learning.programs import Programs
 from podrl.loops.bookkeeping import count_updates, explain_nonfinite, make_rows, prepare, tell_of_timeout, watch_learner
 from podrl.loops.boundaries import Boundaries, nothing_to_do
+from podrl.loops.evaluations import Evaluations
 from podrl.loops.in_flight import InFlight
 from podrl.loops.interface import Assembly, Hooks, Outcome, Services
 from podrl.loops.recorded_start import observe_data, open_samples
@@ -64,7 +65,7 @@ def run(
             start = dataclasses.replace(start, state=hooks.begin(start.state))
         hooks.show_phase("first samples")
         learner, state, counters = programs.learner, start.state, start.counters
-        services.evaluator.add(counters, learner.actor_params(state))
+        Evaluations(assembly, start, services, job).begin(counters, learner.actor_params(state))
         feed.start(first=counters.learner_steps, last=last_update(config, counters), annotate=services.annotate)
         feed.watch(services.watchdog)
         watch_learner(services, lambda: _describe(ledger, feed, counters))

@@ -14,9 +14,10 @@ from etils import epath
 
 from podrl.config.config import Config
 from podrl.config.config_dict import to_dict
+from podrl.loops.evaluations import open_evaluator, prepare_evaluation
 from podrl.loops.interface import Assembly, Hooks, SeedRun, Services
 from podrl.loops.recording import RecordFolder, open_recording
-from podrl.loops.services import Instruments, open_evaluator, open_reporter, prepare_evaluation
+from podrl.loops.services import Instruments, open_reporter
 from podrl.runs.checkpoint import Checkpointer
 from podrl.runs.checkpointing import make_checkpointer
 from podrl.runs.folder_guard import FolderGuard
@@ -133,7 +134,7 @@ def open_seeds(
             )
             reporter, start = stack.enter_context(opened)
         begin = start.counters if start else Counters()
-        opening = open_evaluator(make_evaluator, alone.config.seed, begin, place.folder, reporter)
+        opening = open_evaluator(make_evaluator, alone.config, begin, place.folder, reporter)
         evaluator, keep_unfinished = stack.enter_context(opening)
         services.watchdog.watch(Watched(ledger=evaluator.ledger, doing=evaluator.doing, is_alive=evaluator.is_alive))
         save = functools.partial(in_step, checkpointer, config=to_dict(alone.asked), manifest=own)
@@ -177,7 +178,7 @@ def _with_files(
     hooks: Hooks,
     reporter: Reporter | None,
     guard: FolderGuard,
-    keep_unfinished: Callable[[Counters], None],
+    keep_unfinished: Callable[[Snapshot], None],
     save: Callable[[Snapshot], None],
 ) -> Hooks:
     """Returns hooks that write rows and checkpoints to a folder; `reporter` is None where another process does."""
@@ -187,7 +188,7 @@ def _with_files(
         hooks.save(snapshot)  # What was recorded up to here.
         if reporter:
             reporter.before_checkpoint(snapshot)  # A run that resumes from it does not make these rows again.
-        keep_unfinished(snapshot.counters)
+        keep_unfinished(snapshot)
         save(snapshot)
 
     write_row = reporter.write_row if reporter else lambda row: None

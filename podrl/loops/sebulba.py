@@ -20,6 +20,7 @@ from podrl.experience.transfer import join_rollouts
 from podrl.learning.programs import Programs
 from podrl.loops.bookkeeping import count_updates, explain_nonfinite, make_rows, prepare, tell_of_timeout, watch_learner
 from podrl.loops.boundaries import Boundaries, nothing_to_do
+from podrl.loops.evaluations import Evaluations
 from podrl.loops.in_flight import InFlight
 from podrl.loops.interface import Assembly, Hooks, Outcome, Services
 from podrl.runtime.job.job import ALONE, Job
@@ -62,7 +63,7 @@ def run(
     learner, state, counters = programs.learner, start.state, start.counters
     hooks.show_phase("starting environments")
     params = learner.actor_params(state)
-    services.evaluator.add(counters, params)
+    Evaluations(assembly, start, services, job).begin(counters, params)
     schedule = make_schedule(config, counters)
     actors = ActorThreads(config, assembly.source, assembly.topology, programs.acting, schedule, services.annotate)
     actors.watch(services.watchdog)

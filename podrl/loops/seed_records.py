@@ -40,7 +40,6 @@ class SeedRecords:
         self,
         seeds: Sequence[SeedRun],
         learner: FusedLearner | SeedsLearner,
-        begun: Counters,
         job: Job,
         *,
         start_s: float,
@@ -50,11 +49,10 @@ class SeedRecords:
         Args:
             seeds: The seeds of the run.
             learner: Makes their updates.
-            begun: Where they begin or resume, all of them.
             job: All processes.
             start_s: When this process began to train, by `time.perf_counter`.
         """
-        self._learner, self._job, self._begun = learner, job, begun
+        self._learner, self._job = learner, job
         self._seeds = [dataclasses.replace(seed, start=seed.start or _fresh()) for seed in seeds]
         self._rows = [
             make_rows(
@@ -79,7 +77,7 @@ class SeedRecords:
             boundary = Boundaries(seed.assembly, start, rows, flight, seed.hooks, seed.services, self._job)
             self._boundaries.append(boundary)
             if seed.assembly.config.evaluate.every_updates:
-                seed.services.evaluator.add(self._begun, self._learner.actor_params(state, index))
+                boundary.begin(self._learner.actor_params(state, index))
 
     def enter(self, call: Sequence[Counters], report: Report, end: End) -> None:
         """Enters the updates of a call that has ended, of one seed after the other.

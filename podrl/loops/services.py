@@ -1,9 +1,8 @@
-"""What a run's loop calls, what plays its evaluations, and how the run ended for all processes."""
+"""What a run's loop calls, what shows the run, and how it ended for all processes."""
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
-import functools
 import json
 import time
 from typing import NamedTuple
@@ -14,8 +13,7 @@ from rich.console import Console
 
 from podrl.config.config import Config
 from podrl.envs.observations import describe_observation
-from podrl.evaluation.evaluator import OFF, ROW_KEY, Evaluator
-from podrl.evaluation.making import MakeEvaluator, prepare_evaluators
+from podrl.evaluation.evaluator import ROW_KEY
 from podrl.learning.replay import describe_replay
 from podrl.learning.sharding import describe_split
 from podrl.loops.interface import Assembly, Hooks, Outcome
@@ -24,13 +22,11 @@ from podrl.networks.no_effect import describe_unused
 from podrl.networks.observation import encoders_of_parts
 from podrl.runs.folder_guard import FolderGuard
 from podrl.runs.resume import with_clock
-from podrl.runs.unfinished_evaluations import UnfinishedEvaluations
 from podrl.runtime.job.job import Job
 from podrl.runtime.ledger import Ledger
 from podrl.runtime.profiler import Profiler
 from podrl.runtime.watchdog import Watchdog, Watched
 from podrl.telemetry.display import Display
-from podrl.telemetry.kept_rows import has_row_with
 from podrl.telemetry.metrics_file import newest_rows
 from podrl.telemetry.reporter import Reporter
 from podrl.telemetry.summary import Score, SeedEnd, Summary
@@ -132,38 +128,6 @@ def make_hooks(
             check_one()
 
     return Hooks(show_phase=instruments.display.phase, before_update=before_update, begin=begin)
-
-
-def prepare_evaluation(assembly: Assembly) -> MakeEvaluator:
-    """Returns what makes the evaluator of each seed of a run; see `prepare_evaluators`."""
-    return prepare_evaluators(
-        assembly.config,
-        agent=assembly.agent,
-        spec=assembly.spec,
-        source=assembly.source,
-        device=assembly.topology.local_actor_devices[-1],
-    )
-
-
-@contextlib.contextmanager
-def open_evaluator(
-    make: MakeEvaluator, seed: int, begin: Counters, folder: epath.Path, reporter: Reporter | None
-) -> Iterator[tuple[Evaluator, Callable[[Counters], None]]]:
-    """Opens the evaluator of a seed that starts at `begin`; one that is off where there is no reporter.
-
-    Yields:
-        It, and what keeps its unfinished evaluations in the folder; to be called before a checkpoint is saved, with the
-        counters of that.
-    """
-    if reporter is None:
-        yield OFF, lambda counters: None
-        return
-    has_row = functools.partial(has_row_with, folder, ROW_KEY)
-    done = {begin.learner_steps} if has_row(begin.learner_steps) else set()
-    kept = UnfinishedEvaluations(folder, begin, has_row)
-    with make(seed, begun=begin, done=done, write=reporter.write_evaluation, find_unfinished=kept.read) as evaluator:
-        yield evaluator, lambda counters: kept.keep(evaluator.unfinished(), counters)
-        kept.forget_all_but(evaluator.unfinished())  # Not after an error: one that failed is made again.
 
 
 def agree_on_end(

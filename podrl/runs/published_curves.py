@@ -40,12 +40,13 @@ def read_published(argument: str, like: Sequence[Curve]) -> list[Curve]:
 def _read_points(file: str, argument: str) -> tuple[np.ndarray, np.ndarray]:
     """Reads a file's points, [N] each."""
     try:
-        _, *rows = csv.reader(epath.Path(file).read_text().splitlines())
+        lines = csv.reader(epath.Path(file).read_text().splitlines())
+        _, *rows = [line for line in lines if any(cell.strip() for cell in line)]
         x, y = (np.array([float(row[column]) for row in rows]) for column in (0, 1))
     except OSError as error:
         raise ConfigError(f"--beside={argument}: {file} cannot be read: {error.strerror or error}.") from None
-    except (ValueError, IndexError):
-        raise ConfigError(f"--beside={argument}: {file} is no such file; {_EXPECTED}") from None
+    except (ValueError, IndexError, csv.Error):
+        raise ConfigError(f"--beside={argument}: {file} is not such a file; {_EXPECTED}") from None
     is_curve = len(x) > 0 and bool(np.isfinite([x, y]).all()) and bool((np.diff(x) > 0).all())
-    check(is_curve, f"--beside={argument}: {file} is no such file; {_EXPECTED}")
+    check(is_curve, f"--beside={argument}: {file} is not such a file; {_EXPECTED}")
     return x, y

@@ -1,14 +1,17 @@
 """The evaluations that a run had not finished when it was told to stop, in its folder until they have a row.
 
-Each is one file with the parameters that play, written before the checkpoint of a later update. A run that resumes
-there cannot make these parameters again.
+Each is one file with the parameters that play, written before the checkpoint of a later update: a run that resumes
+there cannot make them again, and a kill between the two would lose them. They are not kept where both have no room.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import dataclasses
+import errno
 import io
 import json
 import re
+import shutil
 import zipfile
 
 from absl import logging
@@ -31,7 +34,7 @@ class UnfinishedEvaluations:
     """The unfinished evaluations in the folder of a run, or of one of its seeds."""
 
     def __init__(self, workdir: epath.Path, begin: Counters, has_row: Callable[[int], bool]) -> None:
-        """Finds them, and deletes those that have a row and those that the run makes again.
+        """Finds them, and deletes those that have a row, those that the run makes again, and parts of files.
 
         Args:
             workdir: The folder.
@@ -39,22 +42,43 @@ class UnfinishedEvaluations:
             has_row: Whether the evaluation of an update has its row.
         """
         self._folder = workdir / UNFINISHED
-        found = self._folder.iterdir() if is_there(self._folder) else ()
+        found = list(self._folder.iterdir()) if is_there(self._folder) else []
+        for path in found:
+            if path.suffix != ".npz" and path.is_file():
+                path.unlink(missing_ok=True)
         self._updates = {int(match[1]) for path in found if (match := _FILE.fullmatch(path.name))}
-        self._is_read = False
-        self._forget({each for each in self._updates if each >= begin.learner_steps or has_row(each)})
+        self._taken: set[int] = set()  # Those of which this start knows whether they still have to be made.
+        self._room_bytes = 0
+        self._forget({each for each in self._updates if each > begin.learner_steps or has_row(each)})
 
-    def read(self, params: PyTree) -> list[tuple[Counters, PyTree]]:
+    def read(self, params: PyTree, *, made: int | None = None) -> list[tuple[Counters, PyTree]]:
         """Returns their counters and parameters, in the order of updates; warns of those that cannot be read.
+
+        A damaged one is deleted by the next `keep`. One that could not be read stays for the next start.
 
         Args:
             params: What `Agent.actor_params` returned in this start of the run.
+            made: The update whose evaluation is made without this; it is left out.
         """
-        self._is_read = True
         read: list[tuple[Counters, PyTree]] = []
         for update in sorted(self._updates):
+            if update == made:
+                self._taken.add(update)
+                continue
             try:
-                read.append(_decode(self._path(update).read_bytes(), params))
+                encoded = self._path(update).read_bytes()
+            except OSError as error:
+                logging.warning(
+                    "The evaluation of update %s is not made: %s cannot be read now (%s). It stays until the run "
+                    "resumes again.",
+                    f"{update:,}",
+                    self._path(update),
+                    error.strerror or error,
+                )
+                continue
+            self._taken.add(update)
+            try:
+                read.append(_decode(encoded, params))
             except _DAMAGED as error:
                 logging.warning(
                     "The evaluation of update %s has no row: %s, kept when the run was stopped, cannot be read (%s).",
@@ -66,38 +90,55 @@ class UnfinishedEvaluations:
             logging.info("Makes the evaluation of update %s, during which the run was stopped.", f"{update:,}")
         return read
 
-    def keep(self, evaluations: Sequence[tuple[Counters, PyTree]], counters: Counters) -> None:
-        """Writes those that are not there yet, and deletes all others, which have their rows.
+    def keep(
+        self,
+        evaluations: Sequence[tuple[Counters, PyTree]],
+        counters: Counters | None = None,
+        room_bytes: int | None = None,
+    ) -> None:
+        """Writes those that are not there yet, and deletes all others that were read, which have their rows.
 
         A file that cannot be written is named in a warning.
 
         Args:
             evaluations: Counters and parameters of all unfinished evaluations, see `Evaluator.unfinished`.
-            counters: Those of a checkpoint that is about to be saved. An evaluation of the same update is made from it.
+            counters: Those of a checkpoint that is about to be saved; an evaluation of the same update is not written,
+                as it can be made from it. None when the run ends: such a one is written too, since a run whose config
+                is changed then may not make it.
+            room_bytes: Room on the file system that this checkpoint needs, left free; as before by default.
         """
+        self._room_bytes = self._room_bytes if room_bytes is None else room_bytes
         unfinished = {each.learner_steps: (each, params) for each, params in evaluations}
-        unfinished.pop(counters.learner_steps, None)
-        for update in unfinished.keys() - self._updates:
+        for update in unfinished.keys() - self._updates - {counters.learner_steps if counters else None}:
             try:
-                self._folder.mkdir(exist_ok=True)
-                written = self._folder / f"{update}.tmp"
-                written.write_bytes(_encode(*unfinished[update]))
-                written.replace(self._path(update))
+                self._write(update, _encode(*unfinished[update]))
             except OSError as error:
                 logging.warning(
-                    "The evaluation of update %s will have no row: %s cannot be written (%s).",
+                    "The evaluation of update %s is not kept for when the run resumes: %s cannot be written (%s).",
                     f"{update:,}",
                     self._path(update),
                     error.strerror or error,
                 )
             else:
                 self._updates.add(update)
-        self.forget_all_but(evaluations)
+                self._taken.add(update)
+        self._forget((self._updates & self._taken) - unfinished.keys())
 
-    def forget_all_but(self, evaluations: Sequence[tuple[Counters, PyTree]]) -> None:
-        """Deletes all others than these, which have their rows; none before they were read."""
-        if self._is_read:
-            self._forget(self._updates - {counters.learner_steps for counters, _ in evaluations})
+    def _write(self, update: int, encoded: bytes) -> None:
+        """Writes a file completely or not at all."""
+        self._folder.mkdir(exist_ok=True)
+        if "://" not in str(self._folder):  # An object store has no limit that could be asked for.
+            free, needed = shutil.disk_usage(self._folder).free, len(encoded) + self._room_bytes
+            if free < needed:
+                raise OSError(errno.ENOSPC, f"it and the checkpoint need {needed:,} bytes, and {free:,} are free")
+        part = self._folder / f"{update}.tmp"
+        try:
+            part.write_bytes(encoded)
+            part.replace(self._path(update))
+        except OSError:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
 
     def _path(self, update: int) -> epath.Path:
         return self._folder / f"{update}.npz"

@@ -1,5 +1,6 @@
 """Evaluation while training goes on: it changes nothing, and misses nothing."""
 
+import dataclasses
 import functools
 import json
 import re
@@ -379,9 +380,22 @@ class TestGoingOn:
         assert whole_steps(tmp_path) == [10]
         assert "Left undone: the evaluation of update 9" in caplog.text
         assert "Left undone: the evaluation of update 10" in caplog.text
-        assert [path.name for path in (tmp_path / "unfinished_evaluations").iterdir()] == ["9.npz"]
+        assert sorted(path.name for path in (tmp_path / "unfinished_evaluations").iterdir()) == ["10.npz", "9.npz"]
         assert train.train(config, workdir=str(tmp_path)).finished
         assert evaluated_updates(tmp_path) == [9, 10]
+        assert not list((tmp_path / "unfinished_evaluations").iterdir())
+
+    @pytest.mark.slow
+    def test_the_last_evaluation_is_not_lost_where_the_run_is_lengthened(self, tmp_path):
+        config = short_runs.scripted_config(
+            {"evaluation": {"sleep_s": 0.5}}, **ONE_DEVICE, evaluate__every_updates=20, evaluate__episodes=2
+        )
+        stops = self.once_evaluating_after(tmp_path, 9)
+        assert not train.train(config, workdir=str(tmp_path), stop_code=stops).finished
+        assert evaluated_updates(tmp_path) == []
+        longer = dataclasses.replace(config, total_env_steps=config.total_env_steps * 12 // 10)
+        assert train.train(longer, workdir=str(tmp_path), accept_changes=True).finished
+        assert evaluated_updates(tmp_path) == [10, 12]
         assert not list((tmp_path / "unfinished_evaluations").iterdir())
 
     def once_evaluating_after(self, folder, update):

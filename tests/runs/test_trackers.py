@@ -223,6 +223,77 @@ def test_a_database_that_was_left_unfinished_is_made_anew(tracker, left, run, tm
 
 
 @pytest.mark.parametrize("tracker", [with_package("mlflow")])
+@pytest.mark.parametrize("amid_a_transaction", [False, True])
+def test_a_database_of_another_program_is_refused_and_stays_as_it_is(
+    tracker, amid_a_transaction, run, tmp_path, capsys
+):
+    path = tmp_path / "mlflow.db"
+    lines = [
+        "PRAGMA journal_mode=wal",
+        "CREATE TABLE runs (id)",
+        "CREATE TABLE films (id)",
+        "INSERT INTO films VALUES (1)",
+    ]
+    if amid_a_transaction:
+        lines = [*lines[1:], "PRAGMA cache_size=1", "BEGIN", "INSERT INTO films VALUES (zeroblob(100000))"]
+    filling = (
+        "import os, sqlite3, sys\ndatabase = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "for line in sys.argv[2:]:\n    database.execute(line)\nos.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", filling, path, *lines], check=False)
+    assert (tmp_path / ("mlflow.db-journal" if amid_a_transaction else "mlflow.db-wal")).exists()
+    write_rows(run, [10])
+    assert send(tracker, run) == 2
+    (line,) = [each for each in capsys.readouterr().err.splitlines() if "error" in each]
+    assert line == (
+        f"export: error: MLflow cannot be written: {path} is another program's database, as it has the table films. "
+        "Look at MLFLOW_TRACKING_URI."
+    )
+    assert not list(tmp_path.glob("*.unfinished*"))
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT id FROM films").fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("tracker", [with_package("mlflow")])
+def test_a_database_that_is_set_aside_is_whole_and_replaces_none(tracker, run, tmp_path, caplog):
+    write_rows(run, [10])
+    (tmp_path / "mlflow.db.unfinished").write_text("earlier")
+    making = (
+        "import os, sqlite3\ndatabase = sqlite3.connect('mlflow.db')\ndatabase.execute('PRAGMA journal_mode=wal')\n"
+        "database.execute('CREATE TABLE metrics (id)')\nos.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", making], cwd=tmp_path, check=False)
+    assert send(tracker, run) == 0
+    assert "is now mlflow.db.unfinished-2, and" in caplog.text
+    assert (tmp_path / "mlflow.db.unfinished").read_text() == "earlier"
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db.unfinished-2")) as database:
+        assert database.execute("SELECT name FROM sqlite_schema").fetchall() == [("metrics",)]
+    assert points(tracker, "loss/total") == [(10, 11.0)]
+
+
+@pytest.mark.parametrize("tracker", [with_package("mlflow")])
+@pytest.mark.parametrize("other_was_faster", [False, True])
+def test_a_database_is_made_where_there_are_no_hard_links(tracker, other_was_faster, run, tmp_path, monkeypatch):
+    path = tmp_path / "mlflow.db"
+
+    def link(source, target):
+        if other_was_faster:
+            shutil.copy(source, target)
+            with contextlib.closing(sqlite3.connect(target)) as database, database:
+                database.execute("CREATE TABLE other (id)")
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    write_rows(run, [10])
+    assert send(tracker, run) == 0
+    assert points(tracker, "loss/total") == [(10, 11.0)]
+    assert not list(tmp_path.glob(".mlflow.db*"))
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        others = database.execute("SELECT name FROM sqlite_schema WHERE name = 'other'").fetchall()
+    assert bool(others) == other_was_faster
+
+
+@pytest.mark.parametrize("tracker", [with_package("mlflow")])
 def test_a_database_that_cannot_be_written_is_told_in_one_line(tracker, run, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/none/mlflow.db")
     assert send(tracker, run) == 2

@@ -1,5 +1,8 @@
 """Evaluations that a stop has interrupted are kept, made once, and forgotten."""
 
+import shutil
+from types import SimpleNamespace
+
 from etils import epath
 import jax
 from jax import numpy as jnp
@@ -59,9 +62,9 @@ def test_a_file_stays_until_the_evaluation_has_a_row(tmp_path):
 def test_what_has_a_row_or_is_made_again_is_forgotten(tmp_path):
     made = [(counters(update), params(update)) for update in (4, 6, 8, 9)]
     opened(tmp_path).keep(made, counters(10))
-    found = opened(tmp_path, begin=8, done={4}).read(params(0))
+    found = opened(tmp_path, begin=8, done={4}).read(params(0), made=8)
     assert [each.learner_steps for each, _ in found] == [6]
-    assert kept(tmp_path) == ["6.npz"]
+    assert kept(tmp_path) == ["6.npz", "8.npz"]  # Until the run has made it.
 
 
 @pytest.mark.parametrize("damage", ["cut", "other", "nothing"])
@@ -79,8 +82,73 @@ def test_one_that_cannot_be_read_is_named(tmp_path, caplog, damage):
 
 def test_one_that_cannot_be_written_is_named_and_the_stop_goes_on(tmp_path, caplog):
     opened(tmp_path / "absent").keep([(counters(9), params(9))], counters(10))
-    assert "The evaluation of update 9 will have no row:" in caplog.text
+    assert "The evaluation of update 9 is not kept for when the run resumes:" in caplog.text
     assert "cannot be written (No such file or directory)" in caplog.text
+
+
+@pytest.mark.parametrize("step", ["write_bytes", "replace"])
+def test_a_write_that_fails_leaves_no_part(tmp_path, monkeypatch, step):
+    def fail(path, *_):
+        path.write_text("part")
+        raise OSError(28, "No space left on device")
+
+    first = opened(tmp_path)
+    monkeypatch.setattr(type(epath.Path(tmp_path)), step, fail)
+    first.keep([(counters(9), params(9))], counters(10))
+    assert kept(tmp_path) == []
+
+
+def test_parts_of_files_that_a_kill_has_left_are_deleted(tmp_path):
+    opened(tmp_path).keep([(counters(9), params(9))], counters(10))
+    (tmp_path / "unfinished_evaluations/10.tmp").write_text("part")
+    opened(tmp_path)
+    assert kept(tmp_path) == ["9.npz"]
+
+
+@pytest.mark.parametrize(("free_bytes", "is_kept"), [(10_900, False), (20_000, True)])
+def test_the_checkpoint_has_its_room_first(tmp_path, monkeypatch, caplog, free_bytes, is_kept):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free_bytes))
+    opened(tmp_path).keep([(counters(9), params(9))], counters(10), 10_000)
+    assert kept(tmp_path) == (["9.npz"] if is_kept else [])
+    assert ("it and the checkpoint need" in caplog.text) != is_kept
+
+
+def test_one_that_cannot_be_read_now_stays_for_the_next_start(tmp_path, monkeypatch, caplog):
+    def fail(path):
+        raise OSError(5, "Input/output error")
+
+    opened(tmp_path).keep([(counters(9), params(9))], counters(10))
+    second = opened(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(epath.Path(tmp_path)), "read_bytes", fail)
+        assert second.read(params(0)) == []
+    assert "9.npz cannot be read now (Input/output error)" in caplog.text
+    second.keep([], counters(12))
+    second.keep([])
+    assert len(opened(tmp_path).read(params(0))) == 1
+
+
+def test_a_damaged_one_is_deleted(tmp_path):
+    opened(tmp_path).keep([(counters(9), params(9))], counters(10))
+    (tmp_path / "unfinished_evaluations/9.npz").write_bytes(b"")
+    second = opened(tmp_path)
+    assert second.read(params(0)) == []
+    second.keep([], counters(12))
+    assert kept(tmp_path) == []
+
+
+def test_that_of_the_checkpoint_itself_is_kept_when_the_run_ends(tmp_path):
+    first = opened(tmp_path)
+    first.keep([(counters(97), params(97))], counters(97))
+    assert kept(tmp_path) == []
+    first.keep([(counters(97), params(97))])
+    again = opened(tmp_path, begin=97)  # The same run makes it from the checkpoint, and is stopped again.
+    assert again.read(params(0), made=97) == []
+    again.keep([(counters(97), params(97))])
+    longer = opened(tmp_path, begin=97)
+    assert [each for each, _ in longer.read(params(0))] == [counters(97)]
+    longer.keep([])
+    assert kept(tmp_path) == []
 
 
 def test_an_evaluator_begins_with_what_was_unfinished(tmp_path):

@@ -253,21 +253,37 @@ def test_curves_of_another_program_are_drawn_beside(make_run, tmp_path, monkeypa
     assert values.mean(axis=0)[[0, -1]].tolist() == [3, 6]
 
 
+def test_blank_lines_of_another_programs_curve_are_skipped(make_run, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plot, "draw", lambda groups, x, y, image_format: drawn.extend(groups) or b"")
+    (tmp_path / "peer.csv").write_text("a,b\n100,2\n\n200,3\n,\n\n")
+    beside = f"Peer={tmp_path}/peer.csv"
+    assert plot.main(["plot.py", make_run("a"), "--out", str(tmp_path / "curve.png"), "--beside", beside]) == 0
+    assert [(curve.x.tolist(), curve.y.tolist()) for curve in drawn[1]] == [([100, 200], [2, 3])]
+
+
 @pytest.mark.parametrize(
     ("beside", "said"),
     [
         ("Peer", "--beside=Peer: expected NAME=FILE.csv, or NAME=FILE.csv,FILE.csv,..."),
         ("Peer=none.csv", "none.csv cannot be read: No such file or directory."),
-        ("Peer=word.csv", "word.csv is no such file; expected a line of names, then lines of two numbers or more"),
-        ("Peer=back.csv", "back.csv is no such file; expected a line of names"),
-        ("Peer=names.csv", "names.csv is no such file; expected a line of names"),
-        ("Peer=empty.csv", "empty.csv is no such file; expected a line of names"),
+        ("Peer=word.csv", "word.csv is not such a file; expected a line of names, then lines of two numbers or more"),
+        ("Peer=back.csv", "back.csv is not such a file; expected a line of names"),
+        ("Peer=names.csv", "names.csv is not such a file; expected a line of names"),
+        ("Peer=empty.csv", "empty.csv is not such a file; expected a line of names"),
+        ("Peer=long.csv", "long.csv is not such a file; expected a line of names"),
         ("catch=names.csv", "the runs' config has this name too. Choose another."),
     ],
 )
 def test_what_is_no_curve_of_another_program_is_refused(make_run, tmp_path, monkeypatch, capsys, beside, said):
     monkeypatch.chdir(tmp_path)
-    files = {"word": "a,b\n1,x", "back": "a,b\n2,1\n1,1", "names": "a,b", "empty": ""}
+    files = {
+        "word": "a,b\n1,x",
+        "back": "a,b\n2,1\n1,1",
+        "names": "a,b",
+        "empty": "",
+        "long": f"a,b\n1,{'1' * 200_000}",
+    }
     for name, text in files.items():
         (tmp_path / f"{name}.csv").write_text(text)
     assert plot.main(["plot.py", make_run("a"), "--out", "curve.png", "--beside", beside]) == 2
