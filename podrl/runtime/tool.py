@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import os
 from pathlib import Path
+import select
 import signal
 import sys
 import threading
@@ -80,12 +81,12 @@ def _printed_to_the_end() -> Iterator[None]:
 
 def _reader_is_gone() -> bool:
     """Returns whether stdout has no reader any more; what is printed from then on is lost in silence."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    poll = select.poll()
+    poll.register(sys.stdout, select.POLLOUT)
+    if not any(events & select.POLLERR for _, events in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def contain(run: Callable[[_Flags], None], flags: _Flags) -> None:
