@@ -97,6 +97,7 @@ def keys(agent: str) -> list[str]:
     return list(walk(Config, ""))
 
 
+MAY_BE_NEGATIVE = ("rewards.skip_below", "agent.min_value", "agent.max_value")  # In units of the return.
 MAY_BE_EMPTY = ("data.path", "record.path")
 
 
@@ -159,7 +160,8 @@ def _strange(key: str, config: Config) -> str:
     for item in value if isinstance(value, tuple) else (value,):
         if isinstance(item, bool) or dataclasses.is_dataclass(item) or isinstance(item, dict):
             continue
-        if isinstance(item, int | float) and not (item == 0 or 1e-20 <= item <= most):
+        size = abs(item) if key in MAY_BE_NEGATIVE and isinstance(item, int | float) else item
+        if isinstance(item, int | float) and not (item == 0 or 1e-20 <= size <= most):
             return f"accepted {item!r}"
         if key in MAY_BE_EMPTY and item == "":
             continue
