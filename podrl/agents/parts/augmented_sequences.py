@@ -5,8 +5,8 @@ import dataclasses
 import jax
 from jax import numpy as jnp
 
-from podrl.agents.parts.augmenting import functions_of
-from podrl.config.augment import KINDS, AugmentConfig
+from podrl.agents.parts.augmenting import apply_augmentation
+from podrl.config.augment import AugmentConfig
 from podrl.types import PyTree, Sample
 
 
@@ -25,15 +25,11 @@ def augment_sequences(config: AugmentConfig, key: jax.Array, sample: Sample) -> 
         return sample
     trajectory = sample.trajectory
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, trajectory.env_index)
-    apply = functions_of(config)
 
     def augment(rows: jax.Array) -> jax.Array:
         if rows.ndim != 5:  # Images are [T, B, H, W, C].
             return rows
-        images = jnp.swapaxes(rows, 0, 1)
-        for kind in config.kinds:
-            images = apply[kind](jax.vmap(jax.random.fold_in, (0, None))(keys, KINDS.index(kind)), images)
-        return jnp.swapaxes(images, 0, 1)
+        return jnp.swapaxes(apply_augmentation(config, keys, jnp.swapaxes(rows, 0, 1)), 0, 1)
 
     def augmented(rows: PyTree) -> PyTree:
         return dataclasses.replace(rows, observation=jax.tree.map(augment, rows.observation))

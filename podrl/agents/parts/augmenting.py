@@ -39,38 +39,45 @@ def check_augmentation(config: AugmentConfig, default: AugmentConfig, spec: EnvS
     )
 
 
-def functions_of(config: AugmentConfig) -> Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]]:
-    """Returns the function of each kind of augmentation, (keys, images) -> images, with its strength."""
-    return {
+def apply_augmentation(config: AugmentConfig, keys: jax.Array, images: jax.Array) -> jax.Array:
+    """Augments images, one kind after the other.
+
+    Args:
+        config: Kinds and strengths.
+        keys: [K...]; one draw of each kind for each, shared by the images behind it.
+        images: [K..., ..., H, W, C].
+
+    Returns:
+        The same shape and dtype.
+    """
+    apply: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
         "shift": functools.partial(random_shift, padding=config.shift),
         "cutout": functools.partial(random_cutout, size=config.cutout),
         "intensity": functools.partial(random_intensity, scale=config.intensity),
         "noise": functools.partial(random_noise, scale=config.noise),
     }
+    fold: Callable[..., jax.Array] = jax.random.fold_in
+    for _ in range(keys.ndim):
+        fold = jax.vmap(fold, in_axes=(0, None))
+    for kind in config.kinds:
+        images = apply[kind](fold(keys, KINDS.index(kind)), images)
+    return images
 
 
 def augment_images(config: AugmentConfig, keys: jax.Array, observation: PyTree) -> PyTree:
-    """Augments the images of observations, one kind after the other; vectors stay as they are.
+    """Augments the images of observations; vectors stay as they are.
 
     Args:
         config: Kinds and strengths.
-        keys: [K...]; one draw of each kind for each. All images of an observation share its key.
+        keys: [K...]; all images of an observation share its key.
         observation: Arrays [K..., *], alone or by name; images are [K..., H, W, C].
 
     Returns:
         The same with the images augmented.
     """
-    apply = functions_of(config)
-    fold: Callable[..., jax.Array] = jax.random.fold_in
-    for _ in range(keys.ndim):
-        fold = jax.vmap(fold, in_axes=(0, None))
 
-    def augment(image: jax.Array) -> jax.Array:
-        if image.ndim != keys.ndim + 3:
-            return image
-        for kind in config.kinds:
-            image = apply[kind](fold(keys, KINDS.index(kind)), image)
-        return image
+    def augment(part: jax.Array) -> jax.Array:
+        return apply_augmentation(config, keys, part) if part.ndim == keys.ndim + 3 else part
 
     return jax.tree.map(augment, observation)
 
